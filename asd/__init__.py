@@ -1,0 +1,30 @@
+"""Any-size diffusion: sizes, seamless convolutions, tiles and canvases. Names are imported on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
+    from asd.seamless import Seamless
+
+__all__ = ["CheckpointError", "OutputError", "Seamless", "SizeError", "ZelligeError"]
+
+_HOMES = {
+    "CheckpointError": "asd.errors",
+    "OutputError": "asd.errors",
+    "Seamless": "asd.seamless",
+    "SizeError": "asd.errors",
+    "ZelligeError": "asd.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,153 @@
+"""Seamless convolutions: a network on a torus, a cylinder, or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import ZelligeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+SeamlessAxes = Literal["none", "x", "y", "xy"]
+
+
+class SeamlessError(ZelligeError):
+    """A model that can't be made seamless the way that was asked."""
+
+
+def parse_axes(axes: str) -> tuple[bool, bool]:
+    """(wrap_x, wrap_y) for "none", "x", "y" or "xy".
+
+    >>> parse_axes("x")
+    (True, False)
+    """
+    if axes not in get_args(SeamlessAxes):
+        raise SeamlessError(f"Expected seamless to be one of {', '.join(get_args(SeamlessAxes))}, but got {axes!r}.")
+    return "x" in axes, "y" in axes
+
+
+def wrap_pad(x: Tensor, left: int, right: int, dim: int) -> Tensor:
+    """`x` with its last `left` slices before it and its first `right` after it along `dim`, wrapping as often as needed."""
+    size = x.shape[dim]
+    if max(left, right) > size:
+        index = torch.arange(-left, size + right, device=x.device) % size
+        return x.index_select(dim, index)
+    parts = [x.narrow(dim, size - left, left), x, x.narrow(dim, 0, right)]
+    return torch.cat([p for p in parts if p.shape[dim]], dim)
+
+
+class Seamless:
+    """Context manager that makes every convolution of some models circular along the axes asked for.
+
+    Inside it `roll(f(z)) == f(roll(z))` along those axes, for rolls by multiples of the network's total stride, because a
+    circular convolution commutes with a roll and so do norms over space and attention without positions. On an axis not
+    asked for the models keep the padding they came with. Instances are patched, never classes; leaving restores every
+    one of them, also after an exception. Contexts nest: the innermost wins.
+
+    Args:
+        models: one module or several (U-Net, autoencoder, ...).
+        axes: "none", "x" (left meets right), "y" (top meets bottom) or "xy".
+
+    Raises:
+        SeamlessError: axes is not one of the four; or an axis is to wrap and a model has position embeddings over space
+            or transposed convolutions, for which circular padding doesn't give a torus.
+    """
+
+    def __init__(self, models: nn.Module | Iterable[nn.Module], axes: SeamlessAxes) -> None:
+        self.models = [models] if isinstance(models, nn.Module) else list(models)
+        self.wrap_x, self.wrap_y = parse_axes(axes)
+        self._stack: ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            if self.wrap_x or self.wrap_y:
+                for model in self.models:
+                    for name, module in model.named_modules():
+                        self._patch(stack, name, module)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stack is not None:
+            self._stack.close()
+            self._stack = None
+
+    def _patch(self, stack: ExitStack, name: str, module: nn.Module) -> None:
+        if isinstance(module, nn.ConvTranspose2d) or getattr(module, "pos_embed", None) is not None:
+            raise SeamlessError(
+                f"Expected convolutions and attention without positions, but got {type(module).__name__} at {name!r}: "
+                "this model can't be made seamless by circular padding; use --seamless none."
+            )
+        if isinstance(module, nn.Conv2d):
+            padding = _padding(module)
+            if padding is not None:
+                stack.enter_context(_replaced(module, "_conv_forward", self._conv(module, padding)))
+        elif type(module).__name__ == "Downsample2D" and getattr(module, "use_conv", False) and not _pads(module):
+            # diffusers' autoencoder encoders pad one side with zeros before an unpadded strided convolution.
+            stack.enter_context(_replaced(module, "forward", self._downsample(module)))
+
+    def _conv(self, conv: nn.Conv2d, padding: tuple[int, int]) -> Callable[..., Tensor]:
+        pad_y, pad_x = padding
+        rest = (0 if self.wrap_y else pad_y, 0 if self.wrap_x else pad_x)
+
+        def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            if self.wrap_x:
+                x = wrap_pad(x, pad_x, pad_x, -1)
+            if self.wrap_y:
+                x = wrap_pad(x, pad_y, pad_y, -2)
+            return F.conv2d(x, weight, bias, conv.stride, rest, conv.dilation, conv.groups)
+
+        return forward
+
+    def _downsample(self, module: nn.Module) -> Callable[..., Tensor]:
+        def forward(x: Tensor, *args: object, **kwargs: object) -> Tensor:
+            norm: nn.Module | None = getattr(module, "norm", None)
+            if norm is not None:
+                x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            x = wrap_pad(x, 0, 1, -1) if self.wrap_x else F.pad(x, (0, 1, 0, 0))
+            x = wrap_pad(x, 0, 1, -2) if self.wrap_y else F.pad(x, (0, 0, 0, 1))
+            conv: nn.Module = module.conv  # pyright: ignore[reportAssignmentType] - nn.Module types attributes as Tensor | Module
+            return conv(x)
+
+        return forward
+
+
+def _pads(module: nn.Module) -> bool:
+    return bool(getattr(module, "padding", 1))
+
+
+def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
+    """(y, x) zero padding of a convolution, or None where it has none to replace."""
+    if conv.padding_mode == "circular" or conv.padding == "valid":
+        return None
+    if isinstance(conv.padding, str):
+        spans = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        if any(s % 2 for s in spans):
+            raise SeamlessError(f"Expected symmetric padding, but got padding='same' with kernel size {conv.kernel_size}.")
+        return spans[0] // 2, spans[1] // 2
+    pad_y, pad_x = conv.padding
+    return (int(pad_y), int(pad_x)) if pad_y or pad_x else None
+
+
+@contextmanager
+def _replaced(module: nn.Module, name: str, function: Callable[..., Tensor]) -> Iterator[None]:
+    """Set an instance attribute that shadows a method, and put back what was there."""
+    had, before = name in module.__dict__, module.__dict__.get(name)
+    module.__dict__[name] = function
+    try:
+        yield
+    finally:
+        if had:
+            module.__dict__[name] = before
+        else:
+            module.__dict__.pop(name, None)

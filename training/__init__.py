@@ -1,0 +1,1 @@
+"""Data recipe of the shipped models; not part of the installed packages."""

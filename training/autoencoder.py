@@ -1,0 +1,156 @@
+"""Train the autoencoder: `python -m training.autoencoder --packs DIR --lite0 FILE --out DIR --minutes 7`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.loop import Average, Loop, say
+from training.models import new_autoencoder
+from training.views import Mixture, RealTextures
+
+WEIGHTS = {"basecolor": 1.0, "chroma": 1.0, "tone": 1.0, "normal": 1.5, "height": 1.0, "gradient": 2.0, "scalars": 1.0}
+
+
+def reconstruction(fake: Tensor, real: Tensor, known: Tensor) -> dict[str, Tensor]:
+    """Losses of (N, 8, H, W) maps in [-1, 1]; `known` (N, 8) masks channels without a truth."""
+
+    def mean(x: Tensor, channels: slice) -> Tensor:
+        mask = known[:, channels, None, None]
+        return (x * mask).sum() / (mask.sum() * x.shape[-1] * x.shape[-2]).clamp_min(1)
+
+    error = fake - real
+    colour = error[:, :3]
+    # Difference of channels: hue, which L1 on RGB alone learns last (design.md, traps).
+    chroma = torch.stack([colour[:, 0] - colour[:, 1], colour[:, 2] - colour[:, 1]], 1)
+    tone = F.avg_pool2d(colour, 16).abs().mean() + F.avg_pool2d(chroma, 8).abs().mean()
+    slope = error[:, 3:].diff(dim=-1).abs()[..., :-1, :] + error[:, 3:].diff(dim=-2).abs()[..., :-1]
+    mask = known[:, 3:, None, None]
+    return {
+        "basecolor": colour.abs().mean() + 3 * colour.square().mean(),
+        "chroma": chroma.abs().mean(),
+        "tone": tone,
+        "normal": mean(error[:, 3:5].abs() + 2 * error[:, 3:5].square(), slice(3, 5)),
+        "height": mean(error[:, 5:6].abs(), slice(5, 6)),
+        "gradient": (slope * mask).sum() / (mask.sum() * slope.shape[-1] * slope.shape[-2]).clamp_min(1),
+        "scalars": mean(error[:, 6:8].abs() + error[:, 6:8].square(), slice(6, 8)),
+    }
+
+
+def train(args: argparse.Namespace) -> None:
+    loop = Loop(args.minutes, args.out / "autoencoder.jsonl", args.max_steps)
+    device = loop.device
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed + loop.rank)
+    torch.backends.cudnn.benchmark = True
+    model = new_autoencoder(args.width).to(device)
+    if args.resume:
+        from safetensors.torch import load_file
+
+        model.load_state_dict({k: v.float() for k, v in load_file(args.resume).items()})
+    # Trained with its own zero padding: what a texel in the inside learns is what circular padding gives to all of them, and
+    # plain convolutions take half the time of padded copies. Every texel is exact on a torus by construction.
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - the stubs lack this overload
+    loop.synchronise(model)
+    average = Average(model, 0.999)
+    perceptual: nn.Module | None = None
+    if args.lite0:
+        from training.perceptual import Perceptual
+
+        perceptual = Perceptual(args.lite0).to(device).to(memory_format=torch.channels_last)
+    real = RealTextures(args.packs, "train", device, limit=args.limit)
+    say(f"{len(real)} real textures in {loop_seconds(loop):.0f} s")
+    mixture = Mixture(real, device, batch=args.batch, size=args.size, seed=args.seed * 1000 + loop.rank, pool=args.pool)
+    if args.compile:
+        for module in model.modules():
+            if type(module).__name__ == "AutoencoderTinyBlock":
+                module.compile(dynamic=False)
+        torch._dynamo.config.cache_size_limit = 256
+    parameters = list(model.parameters())
+    optimiser = torch.optim.AdamW(parameters, args.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=device.type == "cuda")
+    mixture.fill()
+    say(f"pools filled in {loop_seconds(loop):.0f} s")
+    loop.begin()
+    while not loop.done:
+        batch = mixture.draw()
+        x = batch.maps.to(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            z = model.encoder(batch.given.to(memory_format=torch.channels_last)).float()
+            noisy = z + torch.randn_like(z) * (torch.rand(len(z), 1, 1, 1, device=device) * args.noise)
+            fake = model.decoder(noisy).float()
+            losses = reconstruction(fake, x, batch.known)
+            if perceptual is not None:
+                losses["perceptual"] = perceptual(fake[:, :3].clamp(-1.2, 1.2), x[:, :3])
+        # Latents of a shrunk material should be the shrunk latents (scale equivariance: Kouzelis et al. 2025, EQ-VAE): smoother
+        # latents are easier to diffuse.
+        part = slice(0, None, 4)
+        with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance("force_eager"):
+            small = model.decoder(F.avg_pool2d(z[part], 2)).float()
+        losses["shrunk"] = 0.25 * sum(reconstruction(small, F.avg_pool2d(x[part], 2), batch.known[part]).values(), z.new_zeros(()))
+        losses["prior"] = args.prior * (z.square().mean() + (z.abs() - 2.5).relu().square().mean() * 10)
+        total = sum((WEIGHTS.get(k, args.perceptual if k == "perceptual" else 1.0) * v for k, v in losses.items()), z.new_zeros(()))
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        loop.average(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimiser.param_groups:
+            group["lr"] = loop.rate(args.rate, 200, 0.55)
+        optimiser.step()
+        average.update(model)
+        loop.tick(200, **losses, grad=norm, latent_std=z.std())
+    average.copy_to(model)
+    if loop.rank == 0:
+        finish(model, mixture, args.out)
+
+
+def loop_seconds(loop: Loop) -> float:
+    import time
+
+    return time.monotonic() - loop.start
+
+
+@torch.no_grad()
+def finish(model: nn.Module, mixture: Mixture, out: Path) -> None:
+    """Measure the latents' mean and deviation, put them into the config and save fp16 weights as a diffusers folder."""
+    latents = []
+    for _ in range(16):
+        batch = mixture.draw()
+        latents.append(model.encoder(batch.given))  # pyright: ignore[reportCallIssue] - nn.Module attribute
+    z = torch.cat([v.float() for v in latents])
+    per_channel = z.std((0, 2, 3))
+    say(f"latents: mean {z.mean():.3f}, std {z.std():.3f}, channels {per_channel.min():.3f} to {per_channel.max():.3f}")
+    state = {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}
+    plain = new_autoencoder(state["encoder.layers.0.weight"].shape[0])
+    plain.load_state_dict(state)
+    plain.register_to_config(scaling_factor=round(1 / float(z.std()), 5), shift_factor=round(float(z.mean()), 5))
+    plain.half().save_pretrained(out / "vae")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--packs", type=Path, required=True)
+    parser.add_argument("--lite0", type=Path, help="EfficientNet-Lite0 under timm's names, for the perceptual loss")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", type=Path, help="safetensors file to start from")
+    parser.add_argument("--minutes", type=float, default=7.0)
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--pool", type=int, default=2048, help="views of each kind kept to draw from")
+    parser.add_argument("--width", type=int, default=80)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--noise", type=float, default=0.2, help="largest deviation of the noise put on latents in training")
+    parser.add_argument("--prior", type=float, default=2e-3)
+    parser.add_argument("--perceptual", type=float, default=0.12)
+    parser.add_argument("--limit", type=int, help="use only so many real textures (for a smoke test)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Train the material U-Net: `python -m training.diffusion --packs DIR --vae DIR --text DIR --out DIR --minutes 17`."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asd.torchvision_guard import guard_torchvision
+
+guard_torchvision()
+
+from diffusers import AutoencoderTiny  # noqa: E402 - the guard must come first
+from safetensors.torch import load_file, save_file  # noqa: E402 - with the other libraries
+from transformers import AutoTokenizer, BertModel  # noqa: E402 - the guard must come first
+
+from materials.conditioning import condition_vector  # noqa: E402 - see above
+from materials.prompt import encode_prompts  # noqa: E402 - see above
+from training.bank import TOKENS, Bank, Encoder, build  # noqa: E402 - see above
+from training.loop import Average, Loop, say  # noqa: E402 - see above
+from training.models import new_unet  # noqa: E402 - see above
+from training.views import RealTextures  # noqa: E402 - see above
+from training.wrap import set_wrap, wrap_convolutions  # noqa: E402 - see above
+
+ASPECTS = ((192, 320), (320, 192), (160, 384), (384, 160), (256, 512), (512, 256))
+"""Heights and widths in px of the views other than square; with 256x256 and 512x512 they are what the model has seen."""
+SHEET = (
+    "brick wall", "red brick wall", "blue ceramic tiles", "grass", "alpine arctic cliff, rock", "sand", "wood planks",
+    "rust metal", "mossy cobblestone wall", "concrete", "snow", "green woven fabric", "roof shingles", "lava",
+    "brown leather", "floor stone tile clean, tiles",
+)  # fmt: skip
+
+
+def loss_of(unet: nn.Module, batch: Bank, sigma: Tensor, noise: Tensor, empty: tuple[Tensor, Tensor, Tensor], drop: Tensor) -> Tensor:
+    """Flow-matching loss (Lipman et al. 2023; Liu et al. 2023): x = (1 - s) z + s e, target e - z. One value per sample."""
+    z = batch.z.float()
+    s = sigma.view(-1, 1, 1, 1)
+    tokens = torch.where(drop[:, None, None], empty[0], batch.tokens)
+    mask = torch.where(drop[:, None], empty[1], batch.mask)
+    pooled = torch.where(drop[:, None], empty[2], batch.pooled).float()
+    condition = condition_vector(pooled, batch.scale, batch.wrap_x, batch.wrap_y, batch.domain)
+    set_wrap(batch.wrap_x, batch.wrap_y)
+    x = ((1 - s) * z + s * noise).to(memory_format=torch.channels_last)
+    with torch.autocast(z.device.type, torch.bfloat16):
+        v = unet(x, sigma * 1000, tokens, class_labels=condition, encoder_attention_mask=mask, return_dict=False)[0]
+    return (v.float() - (noise - z)).square().mean((1, 2, 3))
+
+
+@torch.no_grad()
+def validate(unet: nn.Module, bank: Bank, empty: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Mean loss on a held-out bank at nine noise levels, the same noise each time."""
+    generator = torch.Generator(bank.z.device).manual_seed(0)
+    losses = []
+    for k in range(1, 10):
+        for index in torch.arange(len(bank), device=bank.z.device).split(128):
+            part = bank.pick(index)
+            noise = torch.randn(part.z.shape, device=part.z.device, generator=generator)
+            sigma = torch.full((len(part),), k / 10, device=part.z.device)
+            losses.append(loss_of(unet, part, sigma, noise, empty, torch.zeros_like(sigma, dtype=torch.bool)))
+    return torch.cat(losses).mean()
+
+
+@torch.no_grad()
+def sheet(unet: nn.Module, vae: nn.Module, encoder: Encoder, empty: tuple[Tensor, Tensor, Tensor], path: Path, guidance: float = 3.0) -> None:
+    """Draw the prompts of SHEET with 16 Euler steps: basecolor above, normals below."""
+    from PIL import Image
+
+    device, n = encoder.device, len(SHEET)
+    text = encode_prompts(encoder.tokenizer, encoder.text_encoder, SHEET, length=TOKENS)
+    one = torch.ones(2 * n, device=device)
+    set_wrap(one, one)
+    pooled = torch.cat([text.pooled, empty[2].expand(n, -1)]).float()
+    condition = condition_vector(pooled, one * 0, one, one, one)
+    tokens, mask = torch.cat([text.tokens.to(empty[0].dtype), empty[0].expand(n, -1, -1)]), torch.cat([text.mask, empty[1].expand(n, -1)])
+    x = torch.randn(n, 16, 32, 32, device=device, generator=torch.Generator(device).manual_seed(1))
+    sigmas = torch.linspace(1, 0, 17).tolist()
+    for now, then in zip(sigmas, sigmas[1:], strict=False):
+        with torch.autocast(device.type, torch.bfloat16):
+            double = torch.cat([x, x]).to(memory_format=torch.channels_last)
+            v = unet(double, one * now * 1000, tokens, class_labels=condition, encoder_attention_mask=mask, return_dict=False)[0].float()
+        x = x + (then - now) * (v[n:] + guidance * (v[:n] - v[n:]))
+    config: Any = vae.config
+    set_wrap(one[:n], one[:n])
+    maps = vae.decoder(x / config.scaling_factor + config.shift_factor).clamp(-1, 1) * 0.5 + 0.5  # pyright: ignore[reportCallIssue] - nn.Module attribute
+    z = (1 - (maps[:, 3:5] * 2 - 1).square().sum(1, keepdim=True)).clamp_min(0).sqrt() * 0.5 + 0.5
+    pictures = torch.cat([maps[:, :3], torch.cat([maps[:, 3:5], z], 1)])
+    rows = [torch.cat(list(pictures[i : i + 8]), -1) for i in range(0, 2 * n, 8)]
+    image = (torch.cat(rows, -2).permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+    Image.fromarray(image).save(path, quality=88)
+
+
+def train(args: argparse.Namespace) -> None:
+    loop = Loop(args.minutes, args.out / "diffusion.jsonl", args.max_steps)
+    device = loop.device
+    args.out.mkdir(parents=True, exist_ok=True)
+    seed = args.seed * 1000 + loop.rank
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    rng = random.Random(seed)
+    unet = new_unet(tuple(args.channels)).to(device)
+    if args.resume:
+        unet.load_state_dict({k: v.float() for k, v in load_file(args.resume).items()})
+    wrap_convolutions(unet).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - the stubs lack this overload
+    loop.synchronise(unet)
+    average = Average(unet, args.ema)
+    vae = AutoencoderTiny.from_pretrained(args.vae).float().to(device).eval().requires_grad_(False)
+    wrap_convolutions(vae).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - the stubs lack this overload
+    tokenizer = AutoTokenizer.from_pretrained(args.text)
+    text_encoder = BertModel.from_pretrained(args.text, add_pooling_layer=False).float().to(device).eval().requires_grad_(False)
+    encoder = Encoder(vae, tokenizer, text_encoder, device)
+    blank = encode_prompts(tokenizer, text_encoder, [""], length=TOKENS)
+    half = torch.float16 if device.type == "cuda" else torch.float32
+    empty = (blank.tokens.to(half), blank.mask, blank.pooled.to(half))
+
+    begun = time.monotonic()
+    real = RealTextures(args.packs, "train", device, limit=args.limit)
+    held = RealTextures(args.packs, "val", device, limit=args.limit)
+    say(f"{len(real)} real textures read in {time.monotonic() - begun:.0f} s")
+    share, count = args.bank, args.real_share
+    banks = {(256, 256): build(encoder, real, rng, 256, 256, real_count=int(share * count), procedural_count=int(share * (1 - count)))}
+    say(f"first bank in {time.monotonic() - begun:.0f} s")
+    for height, width in ASPECTS:
+        banks[height, width] = build(
+            encoder, real, rng, height, width, real_count=int(share * 0.03), procedural_count=int(share * 0.02), chunk=min(args.chunk, 64)
+        )
+    banks[512, 512] = build(
+        encoder, real, rng, 512, 512, real_count=int(share * 0.05), procedural_count=int(share * 0.03), chunk=min(args.chunk, 16)
+    )
+    validation = build(encoder, held, random.Random(0), 256, 256, real_count=min(256, args.bank), procedural_count=0)
+    del real, held
+    say(f"banks of {[len(b) for b in banks.values()]} views in {time.monotonic() - begun:.0f} s")
+
+    if args.compile:
+        torch._dynamo.config.cache_size_limit = 512
+        torch._dynamo.config.accumulated_cache_size_limit = 2048
+        for module in unet.modules():
+            if type(module).__name__ in ("ResnetBlock2D", "Transformer2DModel", "Downsample2D", "Upsample2D"):
+                module.compile(dynamic=False)
+    parameters = list(unet.parameters())
+    optimiser = torch.optim.AdamW(parameters, args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda")
+    others = [k for k in banks if k != (256, 256)]
+    loop.begin()
+    next_sheet = args.sheet_every * 60.0
+    while not loop.done:
+        square = rng.random() >= args.other_shapes
+        shape = (256, 256) if square else rng.choice(others)
+        bank = banks[shape]
+        size = args.batch if square else max(1, args.batch * 256 * 256 // (shape[0] * shape[1]))
+        batch = bank.pick(torch.randint(len(bank), (size,), device=device)).rolled()
+        # Where the model can't know a texture's source it must serve any.
+        batch.domain = batch.domain * (torch.rand(size, device=device) > 0.15)
+        sigma = torch.sigmoid(torch.randn(size, device=device) + args.sigma_shift)
+        drop = torch.rand(size, device=device) < 0.12
+        noise = torch.randn(batch.z.shape, device=device)
+        with torch.compiler.set_stance("default" if square else "force_eager"):
+            loss = loss_of(unet, batch, sigma, noise, empty, drop).mean()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+        loop.average(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+        for group in optimiser.param_groups:
+            group["lr"] = loop.rate(args.rate, args.warmup, args.decay_from)
+        optimiser.step()
+        average.update(unet)
+        loop.tick(200, loss=loss, grad=norm)
+        if loop.rank == 0 and time.monotonic() - loop.start > next_sheet and not loop.done:
+            next_sheet += args.sheet_every * 60
+            report(unet, average, vae, encoder, validation, empty, args.out, loop.step)
+    if loop.rank == 0:
+        report(unet, average, vae, encoder, validation, empty, args.out, loop.step)
+        average.copy_to(unet)
+        save(unet, args.out)
+
+
+def report(
+    unet: nn.Module, average: Average, vae: nn.Module, encoder: Encoder, validation: Bank, empty: tuple[Tensor, Tensor, Tensor],
+    out: Path, step: int,
+) -> None:  # fmt: skip
+    """Validate and draw with the averaged weights, then put the training ones back; keeps a copy that can be resumed from."""
+    now = [p.detach().clone() for p in unet.parameters()]
+    average.copy_to(unet)
+    with torch.compiler.set_stance("force_eager"):
+        say(f"step {step}: validation loss {float(validate(unet, validation, empty)):.5f}")
+        sheet(unet, vae, encoder, empty, out / "sheet.jpg")
+    save(unet, out)
+    with torch.no_grad():
+        for p, value in zip(unet.parameters(), now, strict=True):
+            p.copy_(value)
+
+
+def save(unet: nn.Module, out: Path) -> None:
+    state = {k: v.detach().half().contiguous().cpu() for k, v in unet.state_dict().items()}
+    temporary = out / "unet.safetensors.tmp"
+    save_file(state, temporary)
+    temporary.replace(out / "unet.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--packs", type=Path, required=True)
+    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True, help="folder with MiniLM-L6 and its tokenizer")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", type=Path, help="safetensors file to start from")
+    parser.add_argument("--minutes", type=float, default=17.0)
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--bank", type=int, default=30000, help="views of 256x256 px encoded before training, per rank")
+    parser.add_argument("--real-share", type=float, default=0.6)
+    parser.add_argument("--chunk", type=int, default=64)
+    parser.add_argument("--channels", type=int, nargs=3, default=(128, 256, 352))
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--decay-from", type=float, default=0.6)
+    parser.add_argument("--ema", type=float, default=0.9995)
+    parser.add_argument("--sigma-shift", type=float, default=0.0)
+    parser.add_argument("--other-shapes", type=float, default=0.08, help="share of steps on shapes other than 256x256")
+    parser.add_argument("--sheet-every", type=float, default=4.0, help="minutes")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

