@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
+MIN_MENDED = 256
+"""Shortest side for which mending the border beats padding a copy."""
 SeamlessAxes = Literal["none", "x", "y", "xy"]
 
 
@@ -35,7 +37,7 @@ def parse_axes(axes: str) -> tuple[bool, bool]:
 
 
 def wrap_pad(x: Tensor, left: int, right: int, dim: int) -> Tensor:
-    """`x` with its last `left` slices before it and its first `right` after it along `dim`, wrapping as often as needed."""
+    """`x` after its last `left` slices and before its first `right` along `dim`, wrapping as often as needed."""
     size = x.shape[dim]
     if max(left, right) > size:
         index = torch.arange(-left, size + right, device=x.device) % size
@@ -47,10 +49,10 @@ def wrap_pad(x: Tensor, left: int, right: int, dim: int) -> Tensor:
 class Seamless:
     """Context manager that makes every convolution of some models circular along the axes asked for.
 
-    Inside it `roll(f(z)) == f(roll(z))` along those axes, for rolls by multiples of the network's total stride, because a
-    circular convolution commutes with a roll and so do norms over space and attention without positions. On an axis not
-    asked for the models keep the padding they came with. Instances are patched, never classes; leaving restores every
-    one of them, also after an exception. Contexts nest: the innermost wins.
+    Inside it `roll(f(z)) == f(roll(z))` along those axes, for rolls by multiples of the network's total stride, because
+    a circular convolution commutes with a roll and so do norms over space and attention without positions. On an axis
+    not asked for the models keep the padding they came with. Instances are patched, never classes; leaving restores
+    every one of them, also after an exception. Contexts nest: the innermost wins.
 
     Args:
         models: one module or several (U-Net, autoencoder, ...).
@@ -98,12 +100,16 @@ class Seamless:
 
     def _conv(self, conv: nn.Conv2d, padding: tuple[int, int]) -> Callable[..., Tensor]:
         pad_y, pad_x = padding
-        rest = (0 if self.wrap_y else pad_y, 0 if self.wrap_x else pad_x)
+        wrap_y, wrap_x = self.wrap_y and pad_y > 0, self.wrap_x and pad_x > 0
+        rest = (0 if wrap_y else pad_y, 0 if wrap_x else pad_x)
+        plain = conv.kernel_size == (3, 3) and padding == (1, 1) and conv.stride == (1, 1) and conv.dilation == (1, 1)
 
         def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            if self.wrap_x:
+            if plain and x.device.type == "cpu" and min(x.shape[-2:]) >= MIN_MENDED and not torch.is_grad_enabled():
+                return _mended(x, weight, bias, conv.groups, wrap_x=wrap_x, wrap_y=wrap_y)
+            if wrap_x:
                 x = wrap_pad(x, pad_x, pad_x, -1)
-            if self.wrap_y:
+            if wrap_y:
                 x = wrap_pad(x, pad_y, pad_y, -2)
             return F.conv2d(x, weight, bias, conv.stride, rest, conv.dilation, conv.groups)
 
@@ -122,6 +128,25 @@ class Seamless:
         return forward
 
 
+def _mended(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, *, wrap_x: bool, wrap_y: bool) -> Tensor:
+    """A 3x3 circular convolution as the zero-padded one with its border lines computed again.
+
+    On a CPU a padded copy of a large input costs a third of the convolution; four lines cost nothing. The four lines
+    that the two border outputs read are the last two and the first two.
+    """
+    out = F.conv2d(x, weight, bias, 1, 1, 1, groups)
+    if wrap_x:
+        lines = torch.cat([x[..., -2:], x[..., :2]], -1)
+        lines = F.conv2d(lines, weight, bias, 1, (1, 0), 1, groups)
+        out[..., -1], out[..., 0] = lines[..., 0], lines[..., 1]
+    if wrap_y:
+        lines = torch.cat([x[..., -2:, :], x[..., :2, :]], -2)
+        lines = wrap_pad(lines, 1, 1, -1) if wrap_x else lines
+        lines = F.conv2d(lines, weight, bias, 1, (0, 0 if wrap_x else 1), 1, groups)
+        out[..., -1, :], out[..., 0, :] = lines[..., 0, :], lines[..., 1, :]
+    return out
+
+
 def _pads(module: nn.Module) -> bool:
     return bool(getattr(module, "padding", 1))
 
@@ -133,7 +158,9 @@ def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
     if isinstance(conv.padding, str):
         spans = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
         if any(s % 2 for s in spans):
-            raise SeamlessError(f"Expected symmetric padding, but got padding='same' with kernel size {conv.kernel_size}.")
+            raise SeamlessError(
+                f"Expected symmetric padding, but got padding='same' with kernel size {conv.kernel_size}."
+            )
         return spans[0] // 2, spans[1] // 2
     pad_y, pad_x = conv.padding
     return (int(pad_y), int(pad_x)) if pad_y or pad_x else None

@@ -17,9 +17,9 @@ _library: torch.library.Library | None = None
 def guard_torchvision() -> bool:
     """Declare torchvision's missing operators, so that importing it doesn't raise; True if that was needed.
 
-    PyPI's torchvision for Linux is built against CUDA. Beside a CPU build of torch its library doesn't load, and from then
-    on `import torchvision` (which timm requires, and transformers tries) raises "operator torchvision::nms does not exist".
-    Nothing of ours calls those operators. With matching builds, or without torchvision, this does nothing.
+    PyPI's torchvision for Linux is built against CUDA. Beside a CPU build of torch its library doesn't load, and from
+    then on `import torchvision` (which timm requires, and transformers tries) raises "operator torchvision::nms does
+    not exist". Nothing of ours calls those operators. With matching builds, or without torchvision, this does nothing.
     """
     global _library
     if _library is not None or torch.version.cuda is not None or torch.version.hip is not None:

@@ -12,7 +12,7 @@ TEXT_DIM = 384
 SCALE_OCTAVES = 4
 CONDITION_DIM = TEXT_DIM + 2 + 2 * SCALE_OCTAVES + 2
 SCALE_RANGE = (0.0, 1.0)
-"""Texel scales that training covers: log2(pixels along the tile's short side / 256) of the pattern, 0 = 256 px, 1 = 512 px."""
+"""Texel scales that training covers: log2(pixels along the pattern's short side / 256), 0 = 256 px, 1 = 512 px."""
 
 
 def condition_vector(pooled: Tensor, scale: Tensor, wrap_x: Tensor, wrap_y: Tensor, domain: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.loop import Average, Loop, say
-from training.models import new_autoencoder
+from training.models import new_autoencoder, placed
 from training.views import Mixture, RealTextures
 
 WEIGHTS = {"basecolor": 1.0, "chroma": 1.0, "tone": 1.0, "normal": 1.5, "height": 1.0, "gradient": 2.0, "scalars": 1.0}
@@ -47,21 +47,21 @@ def train(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed + loop.rank)
     torch.backends.cudnn.benchmark = True
-    model = new_autoencoder(args.width).to(device)
+    model = new_autoencoder(args.width)
     if args.resume:
         from safetensors.torch import load_file
 
         model.load_state_dict({k: v.float() for k, v in load_file(args.resume).items()})
-    # Trained with its own zero padding: what a texel in the inside learns is what circular padding gives to all of them, and
-    # plain convolutions take half the time of padded copies. Every texel is exact on a torus by construction.
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - the stubs lack this overload
+    # Trained with its own zero padding: what a texel in the inside learns is what circular padding gives to all of
+    # them, and plain convolutions take half the time of padded copies. Every texel is exact on a torus by construction.
+    placed(model, device)
     loop.synchronise(model)
     average = Average(model, 0.999)
     perceptual: nn.Module | None = None
     if args.lite0:
         from training.perceptual import Perceptual
 
-        perceptual = Perceptual(args.lite0).to(device).to(memory_format=torch.channels_last)
+        perceptual = placed(Perceptual(args.lite0), device)
     real = RealTextures(args.packs, "train", device, limit=args.limit)
     say(f"{len(real)} real textures in {loop_seconds(loop):.0f} s")
     mixture = Mixture(real, device, batch=args.batch, size=args.size, seed=args.seed * 1000 + loop.rank, pool=args.pool)
@@ -71,7 +71,9 @@ def train(args: argparse.Namespace) -> None:
                 module.compile(dynamic=False)
         torch._dynamo.config.cache_size_limit = 256
     parameters = list(model.parameters())
-    optimiser = torch.optim.AdamW(parameters, args.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=device.type == "cuda")
+    optimiser = torch.optim.AdamW(
+        parameters, args.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=device.type == "cuda"
+    )
     mixture.fill()
     say(f"pools filled in {loop_seconds(loop):.0f} s")
     loop.begin()
@@ -85,14 +87,19 @@ def train(args: argparse.Namespace) -> None:
             losses = reconstruction(fake, x, batch.known)
             if perceptual is not None:
                 losses["perceptual"] = perceptual(fake[:, :3].clamp(-1.2, 1.2), x[:, :3])
-        # Latents of a shrunk material should be the shrunk latents (scale equivariance: Kouzelis et al. 2025, EQ-VAE): smoother
-        # latents are easier to diffuse.
+        # Latents of a shrunk material should be the shrunk latents (scale equivariance: Kouzelis et al. 2025, EQ-VAE):
+        # smoother latents are easier to diffuse.
         part = slice(0, None, 4)
         with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance("force_eager"):
             small = model.decoder(F.avg_pool2d(z[part], 2)).float()
-        losses["shrunk"] = 0.25 * sum(reconstruction(small, F.avg_pool2d(x[part], 2), batch.known[part]).values(), z.new_zeros(()))
+        losses["shrunk"] = 0.25 * sum(
+            reconstruction(small, F.avg_pool2d(x[part], 2), batch.known[part]).values(), z.new_zeros(())
+        )
         losses["prior"] = args.prior * (z.square().mean() + (z.abs() - 2.5).relu().square().mean() * 10)
-        total = sum((WEIGHTS.get(k, args.perceptual if k == "perceptual" else 1.0) * v for k, v in losses.items()), z.new_zeros(()))
+        total = sum(
+            (WEIGHTS.get(k, args.perceptual if k == "perceptual" else 1.0) * v for k, v in losses.items()),
+            z.new_zeros(()),
+        )
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         loop.average(parameters)
@@ -143,7 +150,9 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=2048, help="views of each kind kept to draw from")
     parser.add_argument("--width", type=int, default=80)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--noise", type=float, default=0.2, help="largest deviation of the noise put on latents in training")
+    parser.add_argument(
+        "--noise", type=float, default=0.2, help="largest deviation of the noise put on latents in training"
+    )
     parser.add_argument("--prior", type=float, default=2e-3)
     parser.add_argument("--perceptual", type=float, default=0.12)
     parser.add_argument("--limit", type=int, help="use only so many real textures (for a smoke test)")

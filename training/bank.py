@@ -20,8 +20,11 @@ TOKENS = 24
 
 @dataclass
 class Bank:
-    """M samples of one latent size: z (M, 16, h, w) normalised, tokens (M, TOKENS, 384), mask (M, TOKENS), pooled (M, 384),
-    scale, wrap_x, wrap_y, domain (M,). All on the training device, half precision but for the scalars."""
+    """M samples of one latent size, on the training device, half precision but for the scalars.
+
+    z (M, 16, h, w) normalised, tokens (M, TOKENS, 384), mask (M, TOKENS), pooled (M, 384); scale, wrap_x, wrap_y and
+    domain (M,).
+    """
 
     z: Tensor
     tokens: Tensor
@@ -42,8 +45,12 @@ class Bank:
         """The same samples, each rolled by a random number of latent cells along the axes that wrap."""
         n, _, h, w = self.z.shape
         device = self.z.device
-        rows = torch.arange(h, device=device)[None] + (torch.randint(h, (n, 1), device=device) * self.wrap_y[:, None].long())
-        columns = torch.arange(w, device=device)[None] + (torch.randint(w, (n, 1), device=device) * self.wrap_x[:, None].long())
+        rows = torch.arange(h, device=device)[None] + (
+            torch.randint(h, (n, 1), device=device) * self.wrap_y[:, None].long()
+        )
+        columns = torch.arange(w, device=device)[None] + (
+            torch.randint(w, (n, 1), device=device) * self.wrap_x[:, None].long()
+        )
         batch = torch.arange(n, device=device)[:, None, None]
         z = self.z.permute(0, 2, 3, 1)[batch, (rows % h)[:, :, None], (columns % w)[:, None, :]]
         return Bank(**{**{f.name: getattr(self, f.name) for f in fields(self)}, "z": z.permute(0, 3, 1, 2)})
@@ -76,7 +83,13 @@ class Encoder:
             text = encode_prompts(self.tokenizer, self.text_encoder, [v.caption for v in views], length=TOKENS)
         z = (z.float() - self.shift) * self.scaling
         return Bank(
-            z.contiguous().to(half), text.tokens.to(half), text.mask, text.pooled.to(half), scale, wrap_x, wrap_y,
+            z.contiguous().to(half),
+            text.tokens.to(half),
+            text.mask,
+            text.pooled.to(half),
+            scale,
+            wrap_x,
+            wrap_y,
             torch.full_like(scale, domain),
         )
 
@@ -93,7 +106,14 @@ def batched(draw: Callable[[], list[View]], total: int, size: int) -> Iterator[l
 
 
 def build(
-    encoder: Encoder, real: RealTextures, rng: random.Random, height: int, width: int, *, real_count: int, procedural_count: int,
+    encoder: Encoder,
+    real: RealTextures,
+    rng: random.Random,
+    height: int,
+    width: int,
+    *,
+    real_count: int,
+    procedural_count: int,
     chunk: int = 64,
 ) -> Bank:
     """A bank of `height` x `width` px views: so many of real textures, so many procedural."""

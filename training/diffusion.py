@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from asd.torchvision_guard import guard_torchvision
 
@@ -24,12 +24,12 @@ from materials.conditioning import condition_vector  # noqa: E402 - see above
 from materials.prompt import encode_prompts  # noqa: E402 - see above
 from training.bank import TOKENS, Bank, Encoder, build  # noqa: E402 - see above
 from training.loop import Average, Loop, say  # noqa: E402 - see above
-from training.models import new_unet  # noqa: E402 - see above
+from training.models import new_unet, placed  # noqa: E402 - see above
 from training.views import RealTextures  # noqa: E402 - see above
 from training.wrap import set_wrap, wrap_convolutions  # noqa: E402 - see above
 
 ASPECTS = ((192, 320), (320, 192), (160, 384), (384, 160), (256, 512), (512, 256))
-"""Heights and widths in px of the views other than square; with 256x256 and 512x512 they are what the model has seen."""
+"""Heights and widths in px of the views other than square; with 256x256 and 512x512 they are what the model sees."""
 SHEET = (
     "brick wall", "red brick wall", "blue ceramic tiles", "grass", "alpine arctic cliff, rock", "sand", "wood planks",
     "rust metal", "mossy cobblestone wall", "concrete", "snow", "green woven fabric", "roof shingles", "lava",
@@ -37,8 +37,10 @@ SHEET = (
 )  # fmt: skip
 
 
-def loss_of(unet: nn.Module, batch: Bank, sigma: Tensor, noise: Tensor, empty: tuple[Tensor, Tensor, Tensor], drop: Tensor) -> Tensor:
-    """Flow-matching loss (Lipman et al. 2023; Liu et al. 2023): x = (1 - s) z + s e, target e - z. One value per sample."""
+def loss_of(
+    unet: nn.Module, batch: Bank, sigma: Tensor, noise: Tensor, empty: tuple[Tensor, Tensor, Tensor], drop: Tensor
+) -> Tensor:
+    """Flow-matching loss (Lipman et al. 2023; Liu et al. 2023): x = (1 - s) z + s e, target e - z. One per sample."""
     z = batch.z.float()
     s = sigma.view(-1, 1, 1, 1)
     tokens = torch.where(drop[:, None, None], empty[0], batch.tokens)
@@ -67,7 +69,14 @@ def validate(unet: nn.Module, bank: Bank, empty: tuple[Tensor, Tensor, Tensor]) 
 
 
 @torch.no_grad()
-def sheet(unet: nn.Module, vae: nn.Module, encoder: Encoder, empty: tuple[Tensor, Tensor, Tensor], path: Path, guidance: float = 3.0) -> None:
+def sheet(
+    unet: nn.Module,
+    vae: nn.Module,
+    encoder: Encoder,
+    empty: tuple[Tensor, Tensor, Tensor],
+    path: Path,
+    guidance: float = 3.0,
+) -> None:
     """Draw the prompts of SHEET with 16 Euler steps: basecolor above, normals below."""
     from PIL import Image
 
@@ -77,13 +86,18 @@ def sheet(unet: nn.Module, vae: nn.Module, encoder: Encoder, empty: tuple[Tensor
     set_wrap(one, one)
     pooled = torch.cat([text.pooled, empty[2].expand(n, -1)]).float()
     condition = condition_vector(pooled, one * 0, one, one, one)
-    tokens, mask = torch.cat([text.tokens.to(empty[0].dtype), empty[0].expand(n, -1, -1)]), torch.cat([text.mask, empty[1].expand(n, -1)])
+    tokens, mask = (
+        torch.cat([text.tokens.to(empty[0].dtype), empty[0].expand(n, -1, -1)]),
+        torch.cat([text.mask, empty[1].expand(n, -1)]),
+    )
     x = torch.randn(n, 16, 32, 32, device=device, generator=torch.Generator(device).manual_seed(1))
     sigmas = torch.linspace(1, 0, 17).tolist()
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in pairwise(sigmas):
         with torch.autocast(device.type, torch.bfloat16):
             double = torch.cat([x, x]).to(memory_format=torch.channels_last)
-            v = unet(double, one * now * 1000, tokens, class_labels=condition, encoder_attention_mask=mask, return_dict=False)[0].float()
+            v = unet(
+                double, one * now * 1000, tokens, class_labels=condition, encoder_attention_mask=mask, return_dict=False
+            )[0].float()
         x = x + (then - now) * (v[n:] + guidance * (v[:n] - v[n:]))
     config: Any = vae.config
     set_wrap(one[:n], one[:n])
@@ -104,16 +118,17 @@ def train(args: argparse.Namespace) -> None:
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     rng = random.Random(seed)
-    unet = new_unet(tuple(args.channels)).to(device)
+    unet = new_unet(tuple(args.channels))
     if args.resume:
         unet.load_state_dict({k: v.float() for k, v in load_file(args.resume).items()})
-    wrap_convolutions(unet).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - the stubs lack this overload
+    placed(wrap_convolutions(unet), device)
     loop.synchronise(unet)
     average = Average(unet, args.ema)
-    vae = AutoencoderTiny.from_pretrained(args.vae).float().to(device).eval().requires_grad_(False)
-    wrap_convolutions(vae).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - the stubs lack this overload
+    vae = AutoencoderTiny.from_pretrained(args.vae).float().eval().requires_grad_(False)
+    placed(wrap_convolutions(vae), device)
     tokenizer = AutoTokenizer.from_pretrained(args.text)
-    text_encoder = BertModel.from_pretrained(args.text, add_pooling_layer=False).float().to(device).eval().requires_grad_(False)
+    text_encoder = BertModel.from_pretrained(args.text, add_pooling_layer=False).float().eval().requires_grad_(False)
+    placed(text_encoder, device)
     encoder = Encoder(vae, tokenizer, text_encoder, device)
     blank = encode_prompts(tokenizer, text_encoder, [""], length=TOKENS)
     half = torch.float16 if device.type == "cuda" else torch.float32
@@ -124,14 +139,32 @@ def train(args: argparse.Namespace) -> None:
     held = RealTextures(args.packs, "val", device, limit=args.limit)
     say(f"{len(real)} real textures read in {time.monotonic() - begun:.0f} s")
     share, count = args.bank, args.real_share
-    banks = {(256, 256): build(encoder, real, rng, 256, 256, real_count=int(share * count), procedural_count=int(share * (1 - count)))}
+    banks = {
+        (256, 256): build(
+            encoder, real, rng, 256, 256, real_count=int(share * count), procedural_count=int(share * (1 - count))
+        )
+    }
     say(f"first bank in {time.monotonic() - begun:.0f} s")
     for height, width in ASPECTS:
         banks[height, width] = build(
-            encoder, real, rng, height, width, real_count=int(share * 0.03), procedural_count=int(share * 0.02), chunk=min(args.chunk, 64)
+            encoder,
+            real,
+            rng,
+            height,
+            width,
+            real_count=int(share * 0.03),
+            procedural_count=int(share * 0.02),
+            chunk=min(args.chunk, 64),
         )
     banks[512, 512] = build(
-        encoder, real, rng, 512, 512, real_count=int(share * 0.05), procedural_count=int(share * 0.03), chunk=min(args.chunk, 16)
+        encoder,
+        real,
+        rng,
+        512,
+        512,
+        real_count=int(share * 0.05),
+        procedural_count=int(share * 0.03),
+        chunk=min(args.chunk, 16),
     )
     validation = build(encoder, held, random.Random(0), 256, 256, real_count=min(256, args.bank), procedural_count=0)
     del real, held
@@ -144,7 +177,9 @@ def train(args: argparse.Namespace) -> None:
             if type(module).__name__ in ("ResnetBlock2D", "Transformer2DModel", "Downsample2D", "Upsample2D"):
                 module.compile(dynamic=False)
     parameters = list(unet.parameters())
-    optimiser = torch.optim.AdamW(parameters, args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda")
+    optimiser = torch.optim.AdamW(
+        parameters, args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda"
+    )
     others = [k for k in banks if k != (256, 256)]
     loop.begin()
     next_sheet = args.sheet_every * 60.0
@@ -180,10 +215,10 @@ def train(args: argparse.Namespace) -> None:
 
 
 def report(
-    unet: nn.Module, average: Average, vae: nn.Module, encoder: Encoder, validation: Bank, empty: tuple[Tensor, Tensor, Tensor],
-    out: Path, step: int,
+    unet: nn.Module, average: Average, vae: nn.Module, encoder: Encoder, validation: Bank,
+    empty: tuple[Tensor, Tensor, Tensor], out: Path, step: int,
 ) -> None:  # fmt: skip
-    """Validate and draw with the averaged weights, then put the training ones back; keeps a copy that can be resumed from."""
+    """Validate and draw with the averaged weights, keep a copy to resume from, then put the training ones back."""
     now = [p.detach().clone() for p in unet.parameters()]
     average.copy_to(unet)
     with torch.compiler.set_stance("force_eager"):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 class Loop:
     """A training run bounded by wall time, on one GPU or several of one host (started by torchrun).
 
-    `fraction` runs from 0 to 1 over the time given and is the same on all ranks, so a learning rate computed from it is too.
+    `fraction` runs from 0 to 1 over the time given and is the same on all ranks, so a learning rate from it is too.
     """
 
     def __init__(self, minutes: float, log: Path | None = None, max_steps: int | None = None) -> None:
@@ -63,13 +63,15 @@ class Loop:
         flat = torch.cat([*(g.reshape(-1) for g in grads), torch.full((1,), now, device=self.device)])
         dist.all_reduce(flat)
         flat /= self.world
-        torch._foreach_copy_(grads, [f.view_as(g) for f, g in zip(flat[:-1].split([g.numel() for g in grads]), grads, strict=True)])
+        torch._foreach_copy_(
+            grads, [f.view_as(g) for f, g in zip(flat[:-1].split([g.numel() for g in grads]), grads, strict=True)]
+        )
         # Reading the clock back waits for the GPU, so only every few steps.
         if self.step % 8 == 0 or self.fraction > 0.98:
             self.fraction = float(flat[-1])
 
     def rate(self, peak: float, warmup: int, decay_from: float) -> float:
-        """Learning rate: linear warm-up in steps, constant, then linear to 2 % of the peak over the last part of the time."""
+        """Learning rate: linear warm-up in steps, constant, then linear to 2 % of the peak over what time is left."""
         tail = 1.0 if self.fraction < decay_from else 1 - 0.98 * (self.fraction - decay_from) / (1 - decay_from)
         return peak * min(1.0, (self.step + 1) / warmup) * max(0.0, tail)
 

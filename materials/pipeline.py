@@ -1,0 +1,328 @@
+"""Text to a tileable material: sentence encoder, U-Net on a torus, autoencoder on a torus, consistent maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypedDict, Unpack, overload
+
+import torch
+from torch import Tensor
+
+from asd.errors import CheckpointError, ZelligeError
+from asd.resample import resample
+from asd.seamless import Seamless, SeamlessAxes, parse_axes
+from asd.sizes import torus_size
+from asd.torchvision_guard import guard_torchvision
+from materials.conditioning import SCALE_RANGE, condition_vector
+from materials.maps import fit_depth, height_from_normal, normal_from_height, reconcile
+from materials.material import CHANNELS, MAPS, Material, normal_from_xy
+from materials.prompt import PromptEmbedding, encode_prompts
+
+guard_torchvision()
+
+from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel  # noqa: E402 - the guard must come first
+from transformers import BertModel, PreTrainedTokenizerBase  # noqa: E402 - as above
+
+DEFAULT_WEIGHTS = Path(__file__).with_name("weights")
+STEPS = 10
+GUIDANCE = 3.0
+GUIDED = (0.15, 0.95)
+"""Noise levels between which classifier-free guidance acts (Kynkäänniemi et al. 2024); outside it costs variety."""
+BASE_TEXELS = 256
+"""Texels along the short side of a pattern at texel scale 0."""
+BASE_METRES = 2.0
+"""Physical size assumed for those texels; the training images carry none."""
+FACTOR = 8
+"""Pixels along a latent cell."""
+FULL_DEPTH_M = 0.5
+"""Deepest relief that a material of BASE_METRES is given."""
+DOMAIN = 0.0
+"""Which source the prompt is drawn from: 1 photographs, -1 procedural materials, 0 either."""
+
+
+class Options(TypedDict, total=False):
+    """What a call takes besides prompts and seeds; see `MaterialPipeline.__call__`."""
+
+    size: tuple[int, int]
+    seamless: SeamlessAxes
+    steps: int | None
+    guidance: float | None
+    scale: float | None
+    lock: Mapping[str, float | Tensor] | None
+    callback: Callable[[int, int], None] | None
+
+
+class MaterialPipeline(DiffusionPipeline):
+    """Materials from text, any pixel size, seamless per axis; a diffusers pipeline over a standard diffusers folder.
+
+    `MaterialPipeline.from_pretrained()` loads the shipped weights; a folder or a hub id in the same layout
+    (`vae/ unet/ text_encoder/ tokenizer/ scheduler/ model_index.json`, safetensors) loads too.
+    """
+
+    vae: AutoencoderTiny
+    unet: UNet2DConditionModel
+    text_encoder: BertModel
+    tokenizer: PreTrainedTokenizerBase
+    scheduler: SchedulerMixin
+
+    def __init__(
+        self,
+        vae: AutoencoderTiny,
+        unet: UNet2DConditionModel,
+        text_encoder: BertModel,
+        tokenizer: PreTrainedTokenizerBase,
+        scheduler: SchedulerMixin,
+    ) -> None:
+        super().__init__()
+        self.register_modules(vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] - narrower on purpose: no remote code, no pickles
+        cls,
+        path_or_id: str | Path | None = None,
+        *,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Load a checkpoint: safetensors only, no remote code.
+
+        Args:
+            path_or_id: a folder or a hub id; None for the weights inside the package.
+            device: "auto" (CUDA, then MPS, then CPU) or a torch device.
+            dtype: float32 by default on the CPU, float16 on a GPU.
+            revision: commit of a hub id.
+
+        Raises:
+            CheckpointError: nothing there, damaged, or another kind of model.
+        """
+        source = DEFAULT_WEIGHTS if path_or_id is None else path_or_id
+        folder = Path(source)
+        if not (folder / "model_index.json").is_file() and (
+            folder.exists() or "/" not in str(source) or folder.is_absolute()
+        ):
+            raise CheckpointError(
+                f"Expected a diffusers folder with model_index.json or a hub id, but got {str(source)!r}."
+            )
+        chosen = _device(device)
+        dtype = dtype or (torch.float32 if chosen == "cpu" else torch.float16)
+        options: dict[str, Any] = {"use_safetensors": True, "local_files_only": folder.is_dir()}
+        if revision is not None:
+            options["revision"] = revision
+        try:
+            # Loaded here, without the pooling layer that the checkpoint doesn't have.
+            text_encoder = BertModel.from_pretrained(
+                str(source), subfolder="text_encoder", add_pooling_layer=False, **options
+            )
+            pipeline = super().from_pretrained(str(source), text_encoder=text_encoder, **options)
+        # diffusers, transformers, safetensors and the hub raise all kinds for a damaged folder.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                f"Expected a material checkpoint in {str(source)!r}, but it does not load: {reason}"
+            ) from error
+        if not isinstance(pipeline, cls):
+            raise CheckpointError(
+                f"Expected a material checkpoint in {str(source)!r}, but got a {type(pipeline).__name__}."
+            )
+        pipeline.set_progress_bar_config(disable=True)
+        for module in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+            # Not diffusers' own `to`, which warns of every cast.
+            torch.nn.Module.to(module, device=chosen, dtype=dtype).requires_grad_(False).eval()
+        return pipeline
+
+    @overload
+    def __call__(self, prompt: str, *, seed: int = 0, **options: Unpack[Options]) -> Material: ...
+    @overload
+    def __call__(self, prompt: Sequence[str], *, seed: Sequence[int], **options: Unpack[Options]) -> list[Material]: ...
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        size: tuple[int, int] = (512, 512),
+        seamless: SeamlessAxes = "xy",
+        seed: int | Sequence[int] = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        scale: float | None = None,
+        lock: Mapping[str, float | Tensor] | None = None,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> Material | list[Material]:
+        """Make one material, or one for each prompt of a list.
+
+        Args:
+            prompt: what the material is; a list makes a batch, then `seed` lists as many seeds.
+            size: (width, height) in pixels, exact in every map.
+            seamless: axes along which all maps tile.
+            seed: noise of a sample; a sample doesn't depend on its batch (up to 1/255 of rounding).
+            steps: denoising steps, 10 by default.
+            guidance: strength of classifier-free guidance (Ho & Salimans 2022); 1 turns it off and halves the time.
+            scale: size of the pattern: log2(texels along a pattern's short side / 256), from 0 to 1; by default what
+                fits `size`. Canvases larger than that show more of the material, not larger features.
+            lock: maps to keep: a number in [0, 1], or a tensor (C, H, W) in the map's range.
+            callback: called as (step, steps) after every step.
+
+        Raises:
+            SizeError, SeamlessError, ZelligeError: an argument is out of range; the message says which.
+        """
+        single = isinstance(prompt, str)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        if not prompts or len(seeds) != len(prompts):
+            raise ZelligeError(
+                f"Expected one seed for each prompt, but got {len(prompts)} prompts and {len(seeds)} seeds."
+            )
+        if not all(p.strip() for p in prompts):
+            raise ZelligeError("Expected a prompt, but got an empty one.")
+        steps = STEPS if steps is None else steps
+        if steps < 1:
+            raise ZelligeError(f"Expected steps of at least 1, but got {steps}.")
+        locks = _checked_locks(lock or {}, size)
+        canvas = torus_size(size, multiple=FACTOR * self.stride, least_area=BASE_TEXELS**2, least_side=96)
+        if scale is None:
+            scale = math.log2(min(canvas) / BASE_TEXELS)
+        elif not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
+            raise ZelligeError(f"Expected scale from {SCALE_RANGE[0]:g} to {SCALE_RANGE[1]:g}, but got {scale:g}.")
+        scale = min(SCALE_RANGE[1], max(SCALE_RANGE[0], scale))
+        with Seamless([self.unet, self.vae], seamless):
+            z = self.denoise(
+                prompts, seeds, canvas, seamless, steps, GUIDANCE if guidance is None else guidance, scale, callback
+            )
+            maps = torch.cat([self.decode(latent[None]) for latent in z])
+        wrap_x, wrap_y = parse_axes(seamless)
+        maps = resample(maps, (size[1], size[0]), wrap_x=wrap_x, wrap_y=wrap_y).clamp(-1, 1)
+        texel_m = BASE_METRES / (BASE_TEXELS * 2**scale) * min(canvas) / min(size)
+        size_m = (size[0] * texel_m, size[1] * texel_m)
+        made = [_consistent(m, size_m, seamless, locks) for m in maps]
+        return made[0] if single else made
+
+    @property
+    def stride(self) -> int:
+        """Latent cells by which a roll commutes with the U-Net: what its downsampling divides the latent size by."""
+        return 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        canvas: tuple[int, int],
+        seamless: SeamlessAxes,
+        steps: int,
+        guidance: float,
+        scale: float,
+        callback: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Latents (N, C, canvas height / 8, canvas width / 8) on the pipeline's device; call it inside `Seamless`."""
+        device, dtype, n = self.unet.device, self.unet.dtype, len(prompts)
+        shape = (int(self.unet.config["in_channels"]), canvas[1] // FACTOR, canvas[0] // FACTOR)
+        # One generator a sample, on the CPU: neither the batch nor the device changes the noise.
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+        text = [encode_prompts(self.tokenizer, self.text_encoder, [p]) for p in prompts]
+        empty = encode_prompts(self.tokenizer, self.text_encoder, [""])
+        tokens, mask, pooled = _stacked([*text, *([empty] * n)])
+        wraps = [float(w) for w in parse_axes(seamless)]
+        fixed = [torch.full((2 * n,), v, device=device) for v in (scale, *wraps, DOMAIN)]
+        condition = condition_vector(pooled.float(), *fixed).to(dtype)
+        scheduler: Any = self.scheduler
+        scheduler.set_timesteps(steps, device=device)
+        x = torch.stack(noise).to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
+        for i, t in enumerate(scheduler.timesteps):
+            guided = guidance != 1 and GUIDED[0] <= float(t) / 1000 <= GUIDED[1]
+            rows = slice(0, 2 * n if guided else n)
+            both = torch.cat([x, x]) if guided else x
+            v = self.unet(
+                both.to(dtype),
+                t.expand(len(both)),
+                tokens[rows],
+                class_labels=condition[rows],
+                encoder_attention_mask=mask[rows],
+                return_dict=False,
+            )[0].float()
+            if guided:
+                v = v[n:] + guidance * (v[:n] - v[n:])
+            x = scheduler.step(v, t, x, return_dict=False)[0]
+            if callback is not None:
+                callback(i + 1, steps)
+        return x
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Network maps (N, 8, 8 h, 8 w), float32 on the CPU, about [-1, 1], of latents (N, C, h, w)."""
+        config = self.vae.config
+        raw = z / config["scaling_factor"] + config["shift_factor"]
+        return self.vae.decoder(raw.to(self.vae.dtype)).float().cpu()
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _stacked(parts: Sequence[PromptEmbedding]) -> PromptEmbedding:
+    """Embeddings of different lengths as one batch, padded and masked."""
+    longest = max(p.tokens.shape[1] for p in parts)
+
+    def padded(x: Tensor) -> Tensor:
+        extra = longest - x.shape[1]
+        return torch.cat([x, x.new_zeros((1, extra, *x.shape[2:]))], 1) if extra else x
+
+    tokens, mask = (torch.cat([padded(v) for v in values]) for values in list(zip(*parts, strict=True))[:2])
+    return PromptEmbedding(tokens, mask, torch.cat([p.pooled for p in parts]))
+
+
+def _checked_locks(lock: Mapping[str, float | Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+    """Every lock as a (C, H, W) tensor."""
+    out: dict[str, Tensor] = {}
+    for name, value in lock.items():
+        if name not in MAPS:
+            raise ZelligeError(f"Expected a map to lock to be one of {', '.join(MAPS)}, but got {name!r}.")
+        shape = (CHANNELS[name], size[1], size[0])
+        tensor = value.float() if isinstance(value, Tensor) else torch.full(shape, float(value))
+        if tuple(tensor.shape) != shape:
+            raise ZelligeError(f"Expected a locked {name} of shape {shape}, but got {tuple(tensor.shape)}.")
+        out[name] = tensor
+    return out
+
+
+def _consistent(
+    x: Tensor, size_m: tuple[float, float], seamless: SeamlessAxes, locks: Mapping[str, Tensor]
+) -> Material:
+    """A material whose normal is the normal of its height, with locked maps as they were given.
+
+    The network's height has no unit; the depth that explains its normals best gives it one. Then both are merged: wide
+    shapes from the height, fine ones from the normals.
+    """
+    normal, height = normal_from_xy(x[None, 3:5]), x[None, 5:6] * 0.5 + 0.5
+    if "height" in locks:
+        height = locks["height"][None]
+    if "normal" in locks:
+        normal = locks["normal"][None]
+        height, depth = height_from_normal(normal, size_m=size_m, seamless=seamless)
+    else:
+        depth = fit_depth(normal, height, size_m=size_m, seamless=seamless).clamp(1e-4 * min(size_m), FULL_DEPTH_M)
+        if "height" not in locks:
+            merged = reconcile(normal, height, depth_m=depth, size_m=size_m, seamless=seamless)
+            height, depth = merged.height, merged.depth_m
+        normal = normal_from_height(height, depth_m=depth, size_m=size_m, seamless=seamless)
+    unit = x * 0.5 + 0.5
+    maps = {
+        "basecolor": unit[:3],
+        "normal": normal[0],
+        "height": height[0],
+        "roughness": unit[6:7],
+        "metallic": unit[7:8],
+    }
+    maps.update({k: v for k, v in locks.items() if k not in ("normal", "height")})
+    return Material(
+        **{k: v.contiguous() for k, v in maps.items()},
+        depth_m=float(depth.reshape(-1)[0]),
+        size_m=size_m,
+        seamless=seamless,
+    )

@@ -1,0 +1,57 @@
+"""Write the diffusers folder that ships: `python -m training.publish --vae DIR --unet FILE --text DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from training.models import new_unet
+
+from diffusers import FlowMatchEulerDiscreteScheduler  # isort: skip - training.models guards it
+from transformers import AutoTokenizer  # isort: skip - as above
+
+WEIGHTS = Path(__file__).parents[1] / "materials" / "weights"
+
+
+def publish(vae: Path, unet: Path, text: Path, target: Path) -> None:
+    """Write `target`: vae, unet (fp16), text_encoder, tokenizer, scheduler and model_index.json."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        (target / "vae").mkdir(exist_ok=True)
+        shutil.copyfile(vae / name, target / "vae" / name)
+    network = new_unet()
+    network.load_state_dict({k: v.float() for k, v in load_file(unet).items()})
+    network.half().save_pretrained(target / "unet")
+    (target / "text_encoder").mkdir(exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(text / name, target / "text_encoder" / name)
+    AutoTokenizer.from_pretrained(text).save_pretrained(target / "tokenizer")
+    FlowMatchEulerDiscreteScheduler().save_pretrained(target / "scheduler")
+    index = {
+        "_class_name": "MaterialPipeline",
+        "_diffusers_version": "0.38.0",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "BertModel"],
+        "tokenizer": ["transformers", "BertTokenizerFast"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderTiny"],
+    }
+    (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--unet", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--target", type=Path, default=WEIGHTS)
+    args = parser.parse_args()
+    publish(args.vae, args.unet, args.text, args.target)
+
+
+if __name__ == "__main__":
+    main()
