@@ -2,11 +2,12 @@
 
     python -m benchmarks.autoencoder --packs DIR [--count N --seeds N --json FILE]
 
-Real: the packs' validation split, short side 256 px, centre 256x256; encoder given all maps that the texture has, then the
-basecolor alone. Mean of per-image PSNR of the basecolor (sRGB-encoded, peak 1, bar 28 dB) and the mean CIEDE2000 between
-the mean CIELAB colours of both (bar 1.5). Procedural: every family with its full relief at 256x256 px, seeds from 10^9 up
-that no training drew on purpose: mean angle between the normals (bar 8 degrees), RMSE of roughness, metallic and height
-(bar 0.06). Convolutions are circular on the axes on which the image tiles. Everything is clamped to [-1, 1] first.
+Real: the pack's validation split, short side 256 px, centre 256x256; the encoder is given all maps that the texture
+has, then the basecolor alone. Mean of per-image PSNR of the basecolor (sRGB-encoded, peak 1, bar 28 dB) and mean
+CIEDE2000 between the mean CIELAB colours of both tiles (bar 1.5). Procedural: every family with its full relief at
+256x256 px, all maps given, seeds from 10^9 up (training draws from 2^40 at random): mean angle between the normals (bar
+8 degrees), RMSE of roughness, metallic and height (bar 0.06), over all families; the worst family and each one are
+listed. Convolutions are circular on the axes on which the image tiles; outputs are clamped to [-1, 1] first.
 """
 
 from __future__ import annotations
@@ -118,7 +119,10 @@ def textures(packs: Path, count: int | None) -> Iterator[Texture]:
     import torch
 
     from training.pack import Pack
-    from training.views import RealTextures
+    from training.views import Item, RealTextures
+
+    def tensor(values: NDArray[Any] | None) -> Tensor | None:
+        return None if values is None else torch.from_numpy(np.atleast_3d(values)).permute(2, 0, 1)
 
     pack = Pack(packs)
     chosen = pack.split("val")
@@ -126,28 +130,31 @@ def textures(packs: Path, count: int | None) -> Iterator[Texture]:
         raise ValueError(f"Expected a validation split in {packs}, but got none")
     if count is not None and count < len(chosen):
         chosen = [chosen[round(i)] for i in np.linspace(0, len(chosen) - 1, count)]
-    real = RealTextures(packs, "val", torch.device("cpu"))
-    items = {item.row["id"]: item for item in real.items}
+    assembler = RealTextures(packs, "val", torch.device("cpu"), limit=0)
     for i in chosen:
-        item = items[pack.row(i)["id"]]
-        rows, columns = item.basecolor.shape[-2:]
+        row, loaded = pack.row(i), pack.load(i)
+        base = torch.from_numpy(loaded["basecolor"].copy()).permute(2, 0, 1)
+        normal, height = (tensor(loaded.get(name)) for name in ("normal", "height"))
+        item = Item(base, normal, height, row["tiles_x"], row["tiles_y"], row)
+        rows, columns = base.shape[-2:]
         factor = SIDE / min(rows, columns)
         size = (max(SIDE, round(rows * factor)), max(SIDE, round(columns * factor)))
-        maps, _ = real.assemble(item, size)
+        maps, _ = assembler.assemble(item, size)
         top, left = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
         wraps = ("x" if item.tiles_x and size[1] == SIDE else "") + ("y" if item.tiles_y and size[0] == SIDE else "")
         axes: Any = wraps or "none"
-        yield Texture(item.row["path"], maps[:, top : top + SIDE, left : left + SIDE].contiguous(), axes)
+        yield Texture(row["path"], maps[:, top : top + SIDE, left : left + SIDE].contiguous(), axes)
 
 
 def real_figures(pipeline: MaterialPipeline, packs: Path, count: int | None) -> tuple[list[Figure], dict[str, Any]]:
     """PSNR and colour error of the basecolor, given all known maps and given the basecolor alone."""
     import torch
+    from tqdm import tqdm
 
     from training.views import MISSING
 
     found: dict[str, list[dict[str, Any]]] = {"all known maps": [], "basecolor alone": []}
-    for texture in textures(packs, count):
+    for texture in tqdm(textures(packs, count), unit="image"):
         real = texture.maps[:3] * 0.5 + 0.5
         bare = torch.cat([texture.maps[:3], torch.full_like(texture.maps[3:], MISSING)])
         both = reconstruct(pipeline, torch.stack([texture.maps, bare]), texture.axes)
@@ -181,10 +188,12 @@ def family_errors(pipeline: MaterialPipeline, family: str, seeds: Sequence[int])
 
 def procedural_figures(pipeline: MaterialPipeline, per_family: int) -> tuple[list[Figure], dict[str, Any]]:
     """Errors over all families (with bars), of the worst one, and of each."""
+    from tqdm import tqdm
+
     from materials.procedural import FAMILIES
 
     found: dict[str, dict[str, float]] = {}
-    for k, family in enumerate(sorted(FAMILIES)):
+    for k, family in enumerate(tqdm(sorted(FAMILIES), unit="family")):
         seeds = [FIRST_SEED + k * per_family + i for i in range(per_family)]
         found[family] = family_errors(pipeline, family, seeds)
     overall = {key: float(np.mean([e[key] for e in found.values()])) for key in ("normal", *SCALARS)}

@@ -6,8 +6,9 @@
 PAIRS has the columns prompt_a, prompt_b, kind (colour or material). Every prompt is made `--seeds` times at 256x256 px;
 what is already in DIR stays. A colour image is right if the mean CIELAB of its basecolor is nearer to the reference of
 its own colour word than to that of the other's; a pair is in order if its two colours differ in the direction in which
-the references do, whatever the prompts' material adds to both. Material pairs are only measured with `--report`: feature distance between the two prompts over that between two
-seeds of one prompt (above 1: the word matters more than the noise).
+the references do, whatever the prompts' material adds to both. Material pairs are only measured with `--report`:
+feature distance between the two prompts over that between two seeds of one prompt (above 1: the word matters more than
+the noise).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
+
 
 def references() -> dict[str, Array]:
     """CIELAB of every colour word: the palette that the procedural materials' captions are written from."""

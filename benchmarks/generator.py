@@ -4,9 +4,9 @@
     python -m benchmarks.generator --prompts PROMPTS.csv --out DIR --data ROOT --report PATH/generator_report.py
         [--manifest CSV --cache features.npz --sheet sheet.png --json FILE]
 
-Makes the basecolor of every row of the prompts (columns id, prompt, class) at 256x256 px, seed = row number, one try each;
-what is already in DIR stays. With `--data` (the unpacked packages) and `--report` that script then measures them, and its
-figures are printed with the project's bars. `--sheet` draws 64 samples, each beside its nearest training image.
+Makes the basecolor of every row of the prompts (columns id, prompt, class) at 256x256 px, seed = row number, one try
+each; what is already in DIR stays. With `--data` (the unpacked packages) and `--report` that script then measures them,
+and its figures are printed with the project's bars. `--sheet` draws 64 samples, each beside its nearest training image.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ def main() -> int:
     rows = read_rows(args.prompts)
     made = generate(rows, args.out, args.model, {"steps": args.steps, "guidance": args.guidance})
     if args.report is None:
-        return finish("generator", [Figure(name="images", value=len(rows)), Figure(name="made now", value=made)], args.json)
+        return finish(
+            "generator", [Figure(name="images", value=len(rows)), Figure(name="made now", value=made)], args.json
+        )
     figures = figures_of(run_report(args))
     if args.sheet:
         draw_sheet(args, rows)

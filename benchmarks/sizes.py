@@ -77,7 +77,9 @@ def measure(
         made = pipeline(PROMPTS[i % len(PROMPTS)], size=pixels, seamless="xy", seed=i, steps=steps)
         seconds, ratios = time.perf_counter() - began, seams(made)
         inside = {name: interior_share(values, bar) for name, values in file_units(made).items()}
-        rows.append({"size": pixels, "exact": is_exact(made, pixels), "seconds": seconds, "seam": ratios, "inside": inside})
+        rows.append(
+            {"size": pixels, "exact": is_exact(made, pixels), "seconds": seconds, "seam": ratios, "inside": inside}
+        )
         beyond = [f"{k} {a} {v:.2f}" for k, pair in ratios.items() for a, v in zip("xy", pair, strict=True) if v > bar]
         wrong = "" if rows[-1]["exact"] else "WRONG SIZE  "
         print(f"{pixels[0]:>5} x {pixels[1]:<5} {seconds:6.1f} s  {wrong}{', '.join(beyond)}", flush=True)

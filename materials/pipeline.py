@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, overload
 
@@ -16,9 +18,13 @@ from asd.seamless import Seamless, SeamlessAxes, parse_axes
 from asd.sizes import torus_size
 from asd.torchvision_guard import guard_torchvision
 from materials.conditioning import SCALE_RANGE, condition_vector
+from materials.cut import calm_cut
+from materials.grain import STRENGTH as GRAIN
+from materials.grain import add_grain
 from materials.maps import fit_depth, height_from_normal, normal_from_height, reconcile
 from materials.material import CHANNELS, MAPS, Material, normal_from_xy
 from materials.prompt import PromptEmbedding, encode_prompts
+from materials.quiet import quiet_loading
 
 guard_torchvision()
 
@@ -26,9 +32,9 @@ from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2D
 from transformers import BertModel, PreTrainedTokenizerBase  # noqa: E402 - as above
 
 DEFAULT_WEIGHTS = Path(__file__).with_name("weights")
-STEPS = 10
-GUIDANCE = 3.0
-GUIDED = (0.15, 0.95)
+STEPS = 8
+GUIDANCE = 5.0
+GUIDED = (0.7, 1.0)
 """Noise levels between which classifier-free guidance acts (Kynkäänniemi et al. 2024); outside it costs variety."""
 BASE_TEXELS = 256
 """Texels along the short side of a pattern at texel scale 0."""
@@ -38,7 +44,7 @@ FACTOR = 8
 """Pixels along a latent cell."""
 FULL_DEPTH_M = 0.5
 """Deepest relief that a material of BASE_METRES is given."""
-DOMAIN = 0.0
+DOMAIN = 1.0
 """Which source the prompt is drawn from: 1 photographs, -1 procedural materials, 0 either."""
 
 
@@ -51,6 +57,7 @@ class Options(TypedDict, total=False):
     guidance: float | None
     scale: float | None
     lock: Mapping[str, float | Tensor] | None
+    grain: float | None
     callback: Callable[[int, int], None] | None
 
 
@@ -112,21 +119,22 @@ class MaterialPipeline(DiffusionPipeline):
         if revision is not None:
             options["revision"] = revision
         try:
-            # Loaded here, without the pooling layer that the checkpoint doesn't have.
-            text_encoder = BertModel.from_pretrained(
-                str(source), subfolder="text_encoder", add_pooling_layer=False, **options
-            )
-            pipeline = super().from_pretrained(str(source), text_encoder=text_encoder, **options)
+            # What a hub id downloads is worth a bar; a folder loads in a second.
+            with quiet_loading() if folder.is_dir() else nullcontext():
+                # Loaded here, without the pooling layer that the checkpoint doesn't have.
+                load: Any = BertModel.from_pretrained  # typed without the second value of output_loading_info
+                text_encoder, report = load(
+                    str(source), subfolder="text_encoder", add_pooling_layer=False, output_loading_info=True, **options
+                )
+                pipeline = super().from_pretrained(str(source), text_encoder=text_encoder, **options)
         # diffusers, transformers, safetensors and the hub raise all kinds for a damaged folder.
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
                 f"Expected a material checkpoint in {str(source)!r}, but it does not load: {reason}"
             ) from error
-        if not isinstance(pipeline, cls):
-            raise CheckpointError(
-                f"Expected a material checkpoint in {str(source)!r}, but got a {type(pipeline).__name__}."
-            )
+        if (fault := _fault(pipeline, report)) is not None:
+            raise CheckpointError(f"Expected a material checkpoint in {str(source)!r}, but {fault}.")
         pipeline.set_progress_bar_config(disable=True)
         for module in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
             # Not diffusers' own `to`, which warns of every cast.
@@ -149,6 +157,7 @@ class MaterialPipeline(DiffusionPipeline):
         guidance: float | None = None,
         scale: float | None = None,
         lock: Mapping[str, float | Tensor] | None = None,
+        grain: float | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Material | list[Material]:
         """Make one material, or one for each prompt of a list.
@@ -157,12 +166,13 @@ class MaterialPipeline(DiffusionPipeline):
             prompt: what the material is; a list makes a batch, then `seed` lists as many seeds.
             size: (width, height) in pixels, exact in every map.
             seamless: axes along which all maps tile.
-            seed: noise of a sample; a sample doesn't depend on its batch (up to 1/255 of rounding).
-            steps: denoising steps, 10 by default.
+            seed: noise of a sample; a sample doesn't depend on its batch (on a GPU up to rounding).
+            steps: denoising steps, 8 by default.
             guidance: strength of classifier-free guidance (Ho & Salimans 2022); 1 turns it off and halves the time.
             scale: size of the pattern: log2(texels along a pattern's short side / 256), from 0 to 1; by default what
                 fits `size`. Canvases larger than that show more of the material, not larger features.
             lock: maps to keep: a number in [0, 1], or a tensor (C, H, W) in the map's range.
+            grain: strength of the fine grain added to basecolor (`materials.grain`), 0.75 by default; 0 leaves it out.
             callback: called as (step, steps) after every step.
 
         Raises:
@@ -175,28 +185,33 @@ class MaterialPipeline(DiffusionPipeline):
             raise ZelligeError(
                 f"Expected one seed for each prompt, but got {len(prompts)} prompts and {len(seeds)} seeds."
             )
+        if not all(-(2**63) <= s < 2**64 for s in seeds):
+            raise ZelligeError(f"Expected seeds of at most 64 bits, but got {seed}.")
         if not all(p.strip() for p in prompts):
             raise ZelligeError("Expected a prompt, but got an empty one.")
         steps = STEPS if steps is None else steps
         if steps < 1:
             raise ZelligeError(f"Expected steps of at least 1, but got {steps}.")
-        locks = _checked_locks(lock or {}, size)
+        guidance = GUIDANCE if guidance is None else guidance
+        if not math.isfinite(guidance):
+            raise ZelligeError(f"Expected guidance as a finite number, but got {guidance}.")
+        parse_axes(seamless)
         canvas = torus_size(size, multiple=FACTOR * self.stride, least_area=BASE_TEXELS**2, least_side=96)
+        locks = _checked_locks(lock or {}, size)
         if scale is None:
             scale = math.log2(min(canvas) / BASE_TEXELS)
         elif not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
             raise ZelligeError(f"Expected scale from {SCALE_RANGE[0]:g} to {SCALE_RANGE[1]:g}, but got {scale:g}.")
         scale = min(SCALE_RANGE[1], max(SCALE_RANGE[0], scale))
         with Seamless([self.unet, self.vae], seamless):
-            z = self.denoise(
-                prompts, seeds, canvas, seamless, steps, GUIDANCE if guidance is None else guidance, scale, callback
-            )
+            z = self.denoise(prompts, seeds, canvas, seamless, steps, guidance, scale, callback)
             maps = torch.cat([self.decode(latent[None]) for latent in z])
         wrap_x, wrap_y = parse_axes(seamless)
         maps = resample(maps, (size[1], size[0]), wrap_x=wrap_x, wrap_y=wrap_y).clamp(-1, 1)
         texel_m = BASE_METRES / (BASE_TEXELS * 2**scale) * min(canvas) / min(size)
         size_m = (size[0] * texel_m, size[1] * texel_m)
-        made = [_consistent(m, size_m, seamless, locks) for m in maps]
+        strength = GRAIN if grain is None else grain
+        made = [_consistent(m, size_m, seamless, locks, s, strength) for m, s in zip(maps, seeds, strict=True)]
         return made[0] if single else made
 
     @property
@@ -218,6 +233,13 @@ class MaterialPipeline(DiffusionPipeline):
     ) -> Tensor:
         """Latents (N, C, canvas height / 8, canvas width / 8) on the pipeline's device; call it inside `Seamless`."""
         device, dtype, n = self.unet.device, self.unet.dtype, len(prompts)
+        if n > 1 and device.type == "cpu":
+            # A CPU gains nothing from a batch, and one by one a sample is the same to the bit in any company.
+            def one(i: int) -> Tensor:
+                report = None if callback is None else lambda k, of, tell=callback: tell(i * of + k, n * of)
+                return self.denoise([prompts[i]], [seeds[i]], canvas, seamless, steps, guidance, scale, report)
+
+            return torch.cat([one(i) for i in range(n)])
         shape = (int(self.unet.config["in_channels"]), canvas[1] // FACTOR, canvas[0] // FACTOR)
         # One generator a sample, on the CPU: neither the batch nor the device changes the noise.
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
@@ -228,7 +250,10 @@ class MaterialPipeline(DiffusionPipeline):
         fixed = [torch.full((2 * n,), v, device=device) for v in (scale, *wraps, DOMAIN)]
         condition = condition_vector(pooled.float(), *fixed).to(dtype)
         scheduler: Any = self.scheduler
-        scheduler.set_timesteps(steps, device=device)
+        with warnings.catch_warnings():
+            # diffusers' DPMSolverMultistepScheduler hands numpy 2 a tensor.
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            scheduler.set_timesteps(steps, device=device)
         x = torch.stack(noise).to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
         for i, t in enumerate(scheduler.timesteps):
             guided = guidance != 1 and GUIDED[0] <= float(t) / 1000 <= GUIDED[1]
@@ -265,6 +290,22 @@ def _device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _fault(pipeline: MaterialPipeline, report: Mapping[str, Any]) -> str | None:
+    """What is wrong with a checkpoint that loaded; the libraries fill gaps with noise or placeholders and go on."""
+    for name, kind in (("vae", AutoencoderTiny), ("unet", UNet2DConditionModel)):
+        module = getattr(pipeline, name)
+        if not isinstance(module, kind):
+            return f"its {name} is a {type(module).__name__}, not a {kind.__name__}"
+        if any(parameter.is_meta for parameter in module.parameters()):
+            return f"its {name} lacks weights"
+    if report["missing_keys"] or report["mismatched_keys"]:
+        return "its text_encoder lacks weights"
+    words, known = len(pipeline.tokenizer), pipeline.text_encoder.config.vocab_size
+    if words != known:
+        return f"its tokenizer has {words} word pieces and its text_encoder {known}"
+    return None
+
+
 def _stacked(parts: Sequence[PromptEmbedding]) -> PromptEmbedding:
     """Embeddings of different lengths as one batch, padded and masked."""
     longest = max(p.tokens.shape[1] for p in parts)
@@ -287,12 +328,23 @@ def _checked_locks(lock: Mapping[str, float | Tensor], size: tuple[int, int]) ->
         tensor = value.float() if isinstance(value, Tensor) else torch.full(shape, float(value))
         if tuple(tensor.shape) != shape:
             raise ZelligeError(f"Expected a locked {name} of shape {shape}, but got {tuple(tensor.shape)}.")
+        floor = -1.0 if name == "normal" else 0.0
+        low, high = (float(v) for v in torch.aminmax(tensor))
+        if not (floor <= low and high <= 1):  # also true for NaN
+            raise ZelligeError(f"Expected a locked {name} in [{floor:g}, 1], but got {low:.4g} to {high:.4g}.")
+        if name == "normal" and float((torch.linalg.vector_norm(tensor, dim=0) - 1).abs().max()) > 1e-3:
+            raise ZelligeError("Expected a locked normal of unit vectors, but got other lengths.")
         out[name] = tensor
     return out
 
 
 def _consistent(
-    x: Tensor, size_m: tuple[float, float], seamless: SeamlessAxes, locks: Mapping[str, Tensor]
+    x: Tensor,
+    size_m: tuple[float, float],
+    seamless: SeamlessAxes,
+    locks: Mapping[str, Tensor],
+    seed: int,
+    grain: float,
 ) -> Material:
     """A material whose normal is the normal of its height, with locked maps as they were given.
 
@@ -312,14 +364,19 @@ def _consistent(
             height, depth = merged.height, merged.depth_m
         normal = normal_from_height(height, depth_m=depth, size_m=size_m, seamless=seamless)
     unit = x * 0.5 + 0.5
+    wrap_x, wrap_y = parse_axes(seamless)
     maps = {
-        "basecolor": unit[:3],
+        "basecolor": add_grain(unit[:3], seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain),
         "normal": normal[0],
         "height": height[0],
         "roughness": unit[6:7],
         "metallic": unit[7:8],
     }
     maps.update({k: v for k, v in locks.items() if k not in ("normal", "height")})
+    if all(bool((v == v[:, :1, :1]).all()) for v in locks.values()):
+        # Where a torus is cut open is free, unless a locked map's pixels have their places.
+        cut = calm_cut(maps.values(), wrap_x=wrap_x, wrap_y=wrap_y)
+        maps = {k: v.roll(cut, (-2, -1)) for k, v in maps.items()}
     return Material(
         **{k: v.contiguous() for k, v in maps.items()},
         depth_m=float(depth.reshape(-1)[0]),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.loop import Average, Loop, say
-from training.models import new_autoencoder, placed
+from training.models import AutoencoderTiny, new_autoencoder, placed
 from training.views import Mixture, RealTextures
 
 WEIGHTS = {"basecolor": 1.0, "chroma": 1.0, "tone": 1.0, "normal": 1.5, "height": 1.0, "gradient": 2.0, "scalars": 1.0}
@@ -48,7 +50,9 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed + loop.rank)
     torch.backends.cudnn.benchmark = True
     model = new_autoencoder(args.width)
-    if args.resume:
+    if args.decoder_only:
+        model = AutoencoderTiny.from_pretrained(args.decoder_only).float()
+    elif args.resume:
         from safetensors.torch import load_file
 
         model.load_state_dict({k: v.float() for k, v in load_file(args.resume).items()})
@@ -70,7 +74,9 @@ def train(args: argparse.Namespace) -> None:
             if type(module).__name__ == "AutoencoderTinyBlock":
                 module.compile(dynamic=False)
         torch._dynamo.config.cache_size_limit = 256
-    parameters = list(model.parameters())
+    if args.decoder_only:
+        model.encoder.requires_grad_(False)
+    parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
         parameters, args.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=device.type == "cuda"
     )
@@ -111,7 +117,7 @@ def train(args: argparse.Namespace) -> None:
         loop.tick(200, **losses, grad=norm, latent_std=z.std())
     average.copy_to(model)
     if loop.rank == 0:
-        finish(model, mixture, args.out)
+        finish(model, mixture, args.out, args.decoder_only)
 
 
 def loop_seconds(loop: Loop) -> float:
@@ -121,8 +127,11 @@ def loop_seconds(loop: Loop) -> float:
 
 
 @torch.no_grad()
-def finish(model: nn.Module, mixture: Mixture, out: Path) -> None:
-    """Measure the latents' mean and deviation, put them into the config and save fp16 weights as a diffusers folder."""
+def finish(model: nn.Module, mixture: Mixture, out: Path, earlier: Path | None) -> None:
+    """Save fp16 weights as a diffusers folder, with the latents' mean and deviation in its config.
+
+    They are those of `earlier`, a folder whose latents a U-Net was trained on, or else measured.
+    """
     latents = []
     for _ in range(16):
         batch = mixture.draw()
@@ -133,7 +142,12 @@ def finish(model: nn.Module, mixture: Mixture, out: Path) -> None:
     state = {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}
     plain = new_autoencoder(state["encoder.layers.0.weight"].shape[0])
     plain.load_state_dict(state)
-    plain.register_to_config(scaling_factor=round(1 / float(z.std()), 5), shift_factor=round(float(z.mean()), 5))
+    if earlier is not None:
+        config: dict[str, Any] = json.loads((earlier / "config.json").read_text())
+        plain.register_to_config(scaling_factor=config["scaling_factor"], shift_factor=config["shift_factor"])
+    else:
+        mean, deviation = float(z.mean()), float(z.std())
+        plain.register_to_config(scaling_factor=round(1 / deviation, 5), shift_factor=round(mean, 5))
     plain.half().save_pretrained(out / "vae")
 
 
@@ -143,6 +157,9 @@ def main() -> None:
     parser.add_argument("--lite0", type=Path, help="EfficientNet-Lite0 under timm's names, for the perceptual loss")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path, help="safetensors file to start from")
+    parser.add_argument(
+        "--decoder-only", type=Path, metavar="VAE", help="vae folder to go on from, its encoder frozen"
+    )
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch", type=int, default=32)

@@ -141,7 +141,14 @@ def train(args: argparse.Namespace) -> None:
     share, count = args.bank, args.real_share
     banks = {
         (256, 256): build(
-            encoder, real, rng, 256, 256, real_count=int(share * count), procedural_count=int(share * (1 - count))
+            encoder,
+            real,
+            rng,
+            256,
+            256,
+            real_count=int(share * count),
+            procedural_count=int(share * (1 - count)),
+            chunk=min(args.chunk, 64),
         )
     }
     say(f"first bank in {time.monotonic() - begun:.0f} s")
@@ -166,7 +173,16 @@ def train(args: argparse.Namespace) -> None:
         procedural_count=int(share * 0.03),
         chunk=min(args.chunk, 16),
     )
-    validation = build(encoder, held, random.Random(0), 256, 256, real_count=min(256, args.bank), procedural_count=0)
+    validation = build(
+        encoder,
+        held,
+        random.Random(0),
+        256,
+        256,
+        real_count=min(256, args.bank),
+        procedural_count=0,
+        chunk=min(args.chunk, 64),
+    )
     del real, held
     say(f"banks of {[len(b) for b in banks.values()]} views in {time.monotonic() - begun:.0f} s")
 

@@ -2,7 +2,11 @@
 # Train on a lent GPU machine whose calls are short: stage data over several calls, train in the background, watch.
 #   stage PATH...           copy files or folders into $STAGE
 #   train AE_MIN UNET_MIN   start autoencoder, then U-Net, on all GPUs (AE_MIN 0: use the staged vae/)
-#   watch SECONDS           wait, print the logs' ends, copy results to $OUT in pieces of 15 MiB
+#   join NAME               put staged pieces NAME.00, NAME.01, … together as NAME
+#   watch SECONDS           wait, print the logs' ends, copy logs, the sample sheet and the autoencoder to $OUT
+#   pieces FILE FIRST LAST  copy that range of a result's 15 MiB pieces to $OUT
+#   cache                   pack inductor's compiled kernels into $OUT, for the next lease
+# README.md beside this says in which order.
 set -euo pipefail
 STAGE=${STAGE:-/tmp/zellige}
 export PYTHONPATH="$STAGE/site:$STAGE/code" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TORCHINDUCTOR_CACHE_DIR="$STAGE/inductor"
@@ -48,8 +52,15 @@ watch)
     cp "$STAGE/run/sheet.jpg" "$OUT/" 2> /dev/null || true
     mkdir -p "$OUT/vae" && cp "$STAGE"/run/vae/* "$OUT/vae/" 2> /dev/null || true
     ;;
+join)
+    cat "$STAGE/$1".[0-9][0-9] > "$STAGE/$1"
+    ;;
+cache)
+    tar -C "$STAGE" -cf - inductor | zstd -3 -T0 2> /dev/null > "$STAGE/inductor.tar.zst" \
+        || tar -C "$STAGE" -czf "$STAGE/inductor.tar.zst" inductor
+    split -b 15M -d "$STAGE/inductor.tar.zst" "$OUT/inductor.tar.zst."
+    ;;
 pieces)
-    # pieces FILE FIRST LAST: that range of 15 MiB pieces of a result
     split -b 15M -d "$STAGE/run/$1" "$STAGE/run/piece."
     for i in $(seq -f %02g "$2" "$3"); do cp "$STAGE/run/piece.$i" "$OUT/" 2> /dev/null || true; done
     ;;

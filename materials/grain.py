@@ -1,0 +1,59 @@
+"""The fine grain that the autoencoder can't keep, drawn again from its statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LUMA = (0.299, 0.587, 0.114)
+FREQUENCIES = (0.0, 0.025, 0.05, 0.085, 0.125, 0.175, 0.225, 0.275, 0.325, 0.375, 0.425, 0.475, 0.55, 0.71)
+"""Cycles a texel."""
+POWER = (3.0, 2.7, 2.4, 2.2, 3.5, 2.9, 1.74, 1.29, 0.88, 0.65, 0.44, 0.32, 0.2, 0.1)
+"""Power of the lost luma at FREQUENCIES, where white noise has 1."""
+AMPLITUDE = (0.0365, 0.3943, 0.3326, 0.2303)
+"""Log of the lost luma's deviation: constant, and factors of the logs of fine contrast, coarse contrast and luma."""
+STRENGTH = 0.75
+"""Share of the fitted amplitude that is added: of 0.5, 0.75, 1 and 1.3 the one with the least kid in the report."""
+SALT = 0x5DEECE66D
+
+
+def add_grain(basecolor: Tensor, seed: int, *, wrap_x: bool, wrap_y: bool, strength: float = STRENGTH) -> Tensor:
+    """`basecolor` (3, H, W) in [0, 1] with luma noise of the spectrum and the local amplitude of what coding loses.
+
+    A decoder trained on mean errors answers with the mean of all details that a latent may stand for, which is none.
+    Video coders code without the grain and synthesise it again (film grain of AV1: Norkin & Birkbeck 2018); so does
+    this. The constants were fitted to x - decode(encode(x)) of 72 training images at 256 px (amplitude: R2 0.63). The
+    noise is periodic, hence the result tiles along the axes that wrap; it depends on the seed and the size alone.
+    """
+    height, width = basecolor.shape[-2:]
+    generator = torch.Generator().manual_seed((seed ^ SALT) % 2**63)
+    noise = torch.randn(height, width, generator=generator, dtype=torch.float64)
+    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None].double(), torch.fft.rfftfreq(width)[None].double())
+    shaped = torch.fft.irfft2(torch.fft.rfft2(noise) * _power(frequency).sqrt(), s=(height, width)).float()
+
+    luma = (basecolor * torch.tensor(LUMA)[:, None, None]).sum(0)[None, None]
+
+    def box(x: Tensor, reach: int) -> Tensor:
+        for dim, wrap in ((-1, wrap_x), (-2, wrap_y)):
+            size = x.shape[dim]
+            index = torch.arange(-reach, size + reach)
+            x = x.index_select(dim, index % size if wrap else index.clamp(0, size - 1))
+        return F.avg_pool2d(F.avg_pool2d(x, (1, 2 * reach + 1), 1), (2 * reach + 1, 1), 1)
+
+    def contrast(reach: int, window: int) -> Tensor:
+        return box((luma - box(luma, reach)).square(), window).clamp_min(1e-10).sqrt() + 1e-3
+
+    constant, fine, coarse, bright = AMPLITUDE
+    logarithm = constant + fine * contrast(2, 8).log() + coarse * contrast(8, 12).log()
+    amplitude = (logarithm + bright * box(luma, 8).clamp_min(0.02).log()).exp()
+    return (basecolor + strength * amplitude[0] * shaped).clamp(0, 1)
+
+
+def _power(frequency: Tensor) -> Tensor:
+    """POWER at any frequency, linear between its points."""
+    points = torch.tensor(FREQUENCIES, dtype=frequency.dtype)
+    values = torch.tensor(POWER, dtype=frequency.dtype)
+    right = torch.searchsorted(points, frequency.contiguous()).clamp(1, len(points) - 1)
+    share = ((frequency - points[right - 1]) / (points[right] - points[right - 1])).clamp(0, 1)
+    return torch.lerp(values[right - 1], values[right], share)

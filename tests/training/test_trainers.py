@@ -1,0 +1,57 @@
+"""Both trainers from a pack to files that load again: two steps on tiny networks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import tiny
+from training import autoencoder, diffusion
+from training.models import LATENT_CHANNELS, new_unet
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.pack(tmp_path_factory.mktemp("pack") / "files")
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *more: str, **options: object) -> None:
+    arguments = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["trainer", *arguments, "--no-compile", *more])
+    main()
+
+
+def test_autoencoder(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(autoencoder.main, monkeypatch, packs=packs, out=tmp_path, max_steps=2, batch=4, size=64, pool=8, width=8)
+    model = tiny.AutoencoderTiny.from_pretrained(tmp_path / "vae")
+    assert model.config["scaling_factor"] != 1.0 and model.config["latent_channels"] == LATENT_CHANNELS
+    row = json.loads((tmp_path / "autoencoder.jsonl").read_text().splitlines()[0])
+    assert row["step"] == 1 and row["basecolor"] > 0
+
+
+def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.autoencoder(latents=LATENT_CHANNELS).save_pretrained(tmp_path / "vae")
+    tiny.text_folders(tmp_path / "text", width=384, tokenizer=".", encoder=".")
+    run(
+        diffusion.main,
+        monkeypatch,
+        *("--channels", "32", "32", "32"),
+        **{"packs": packs, "vae": tmp_path / "vae", "text": tmp_path / "text", "out": tmp_path},
+        **{"max_steps": 2, "bank": 34, "chunk": 2, "batch": 2},
+    )
+    state = load_file(tmp_path / "unet.safetensors")
+    new_unet((32, 32, 32)).load_state_dict({k: v.float() for k, v in state.items()})
+    assert all(torch.isfinite(v).all() for v in state.values())
+    assert (tmp_path / "sheet.jpg").is_file()
