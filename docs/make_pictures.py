@@ -26,7 +26,7 @@ def row(pictures: list[Tensor]) -> Tensor:
 
 
 def save(name: str, picture: Tensor) -> None:
-    write_png(IMAGES / name, (picture.clamp(0, 1) * 255).round().byte(), colour="srgb")
+    write_png(IMAGES / name, (picture.clamp(0, 1) * 255).round().byte().numpy(), colour="srgb")
 
 
 def channels(material: Material) -> list[Tensor]:
