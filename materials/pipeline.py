@@ -172,7 +172,7 @@ class MaterialPipeline(DiffusionPipeline):
             scale: size of the pattern: log2(texels along a pattern's short side / 256), from 0 to 1; by default what
                 fits `size`. Canvases larger than that show more of the material, not larger features.
             lock: maps to keep: a number in [0, 1], or a tensor (C, H, W) in the map's range.
-            grain: strength of the fine grain added to basecolor (`materials.grain`), 0.75 by default; 0 leaves it out.
+            grain: strength of the fine grain added to basecolor (`materials.grain`), 1 by default; 0 leaves it out.
             callback: called as (step, steps) after every step.
 
         Raises:
