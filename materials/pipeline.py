@@ -32,7 +32,7 @@ from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2D
 from transformers import BertModel, PreTrainedTokenizerBase  # noqa: E402 - as above
 
 DEFAULT_WEIGHTS = Path(__file__).with_name("weights")
-STEPS = 8
+STEPS = 7
 GUIDANCE = 5.0
 GUIDED = (0.7, 1.0)
 """Noise levels between which classifier-free guidance acts (Kynkäänniemi et al. 2024); outside it costs variety."""
@@ -167,7 +167,7 @@ class MaterialPipeline(DiffusionPipeline):
             size: (width, height) in pixels, exact in every map.
             seamless: axes along which all maps tile.
             seed: noise of a sample; a sample doesn't depend on its batch (on a GPU up to rounding).
-            steps: denoising steps, 8 by default.
+            steps: denoising steps, 7 by default.
             guidance: strength of classifier-free guidance (Ho & Salimans 2022); 1 turns it off and halves the time.
             scale: size of the pattern: log2(texels along a pattern's short side / 256), from 0 to 1; by default what
                 fits `size`. Canvases larger than that show more of the material, not larger features.

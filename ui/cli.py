@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", metavar="N", type=_whole, default=1, help="number of samples (%(default)s)")
     add("--steps", metavar="N", type=_whole, help="denoising steps (the model's default)")
     add("--guidance", metavar="G", type=_number, help="how strictly to follow the prompt (the model's default)")
-    add("--scale", metavar="S", type=_number, help="texel scale the model is conditioned on (the model's default)")
+    add("--scale", metavar="S", type=_number, help="pattern size: 0 is 256 texels, 1 is 512 (default: by --size)")
     add(
         "--lock", metavar="MAP=VALUE", action="append", default=[],
         help=f"keep a map ({', '.join(get_args(LockedMap))}): a number 0..1, #rrggbb or an image file; repeatable",

@@ -52,7 +52,7 @@ class Request:
     guidance: float | None = None
     """Classifier-free guidance, 0 to 100."""
     scale: float | None = None
-    """Texel scale the model is conditioned on, above 0."""
+    """Size of the pattern, 0 to 1: log2(texels along its short side / 256); larger canvases show more of it."""
     lock: tuple[tuple[LockedMap, float | str], ...] = ()
     """Maps kept as given, sorted by name: a number 0..1 (scalar maps), "#rrggbb" (basecolor) or an image's path."""
     model: str | None = None
@@ -72,7 +72,7 @@ class Request:
         if self.guidance is not None:
             _check_number("guidance", self.guidance, 0.0, 100.0)
         if self.scale is not None:
-            _check_number("scale", self.scale, 1e-6, 1e6)
+            _check_number("scale", self.scale, 0.0, 1.0)
         if self.model is not None and not (isinstance(self.model, str) and self.model.strip()):
             raise ZelligeError(f"Expected model to be a folder or a hub id, but got {self.model!r}")
         for name, value in self.lock:

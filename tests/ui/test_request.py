@@ -63,7 +63,7 @@ def test_order_of_locks_is_no_difference() -> None:
         ({"steps": 0}, "steps"),
         ({"steps": "8"}, "steps"),
         ({"guidance": float("nan")}, "guidance to be a number from 0 to 100, but got nan"),
-        ({"scale": 0}, "scale"),
+        ({"scale": -0.1}, "scale"),
         ({"scale": 10**5000}, "thousands of digits"),
         ({"model": ""}, "model"),
         ({"height_format": "png"}, "png16 or exr"),
