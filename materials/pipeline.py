@@ -195,7 +195,7 @@ class MaterialPipeline(DiffusionPipeline):
         guidance = GUIDANCE if guidance is None else guidance
         if not math.isfinite(guidance):
             raise ZelligeError(f"Expected guidance as a finite number, but got {guidance}.")
-        parse_axes(seamless)
+        wrap_x, wrap_y = parse_axes(seamless)
         canvas = torus_size(size, multiple=FACTOR * self.stride, least_area=BASE_TEXELS**2, least_side=96)
         locks = _checked_locks(lock or {}, size)
         if scale is None:
@@ -206,7 +206,6 @@ class MaterialPipeline(DiffusionPipeline):
         with Seamless([self.unet, self.vae], seamless):
             z = self.denoise(prompts, seeds, canvas, seamless, steps, guidance, scale, callback)
             maps = torch.cat([self.decode(latent[None]) for latent in z])
-        wrap_x, wrap_y = parse_axes(seamless)
         maps = resample(maps, (size[1], size[0]), wrap_x=wrap_x, wrap_y=wrap_y).clamp(-1, 1)
         texel_m = BASE_METRES / (BASE_TEXELS * 2**scale) * min(canvas) / min(size)
         size_m = (size[0] * texel_m, size[1] * texel_m)

@@ -67,7 +67,7 @@ def train(args: argparse.Namespace) -> None:
 
         perceptual = placed(Perceptual(args.lite0), device)
     real = RealTextures(args.packs, "train", device, limit=args.limit)
-    say(f"{len(real)} real textures in {loop_seconds(loop):.0f} s")
+    say(f"{len(real)} real textures in {loop.elapsed:.0f} s")
     mixture = Mixture(real, device, batch=args.batch, size=args.size, seed=args.seed * 1000 + loop.rank, pool=args.pool)
     if args.compile:
         for module in model.modules():
@@ -81,7 +81,7 @@ def train(args: argparse.Namespace) -> None:
         parameters, args.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=device.type == "cuda"
     )
     mixture.fill()
-    say(f"pools filled in {loop_seconds(loop):.0f} s")
+    say(f"pools filled in {loop.elapsed:.0f} s")
     loop.begin()
     while not loop.done:
         batch = mixture.draw()
@@ -118,12 +118,6 @@ def train(args: argparse.Namespace) -> None:
     average.copy_to(model)
     if loop.rank == 0:
         finish(model, mixture, args.out, args.decoder_only)
-
-
-def loop_seconds(loop: Loop) -> float:
-    import time
-
-    return time.monotonic() - loop.start
 
 
 @torch.no_grad()

@@ -221,7 +221,7 @@ def train(args: argparse.Namespace) -> None:
         optimiser.step()
         average.update(unet)
         loop.tick(200, loss=loss, grad=norm)
-        if loop.rank == 0 and time.monotonic() - loop.start > next_sheet and not loop.done:
+        if loop.rank == 0 and loop.elapsed > next_sheet and not loop.done:
             next_sheet += args.sheet_every * 60
             report(unet, average, vae, encoder, validation, empty, args.out, loop.step)
     if loop.rank == 0:

@@ -53,7 +53,7 @@ class Loop:
         """
         if self.step % 50 == 0 and self.log and (changed := self.log.with_name("minutes")).is_file():
             self.seconds = float(changed.read_text()) * 60
-        now = min(1.0, (time.monotonic() - self.start) / self.seconds)
+        now = min(1.0, self.elapsed / self.seconds)
         if self.max_steps:
             now = max(now, min(1.0, (self.step + 1) / self.max_steps))
         if self.world == 1:
@@ -90,7 +90,7 @@ class Loop:
         self.marks = [time.monotonic()]
         if self.rank:
             return
-        row = {"step": self.step, "s": round(time.monotonic() - self.start, 1), "steps_per_s": round(speed, 2), **means}
+        row = {"step": self.step, "s": round(self.elapsed, 1), "steps_per_s": round(speed, 2), **means}
         if self.device.type == "cuda":
             row["gpu_busy"] = gpu_busy()
             row["gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
@@ -98,6 +98,11 @@ class Loop:
         if self.log:
             with self.log.open("a") as handle:
                 handle.write(json.dumps(row) + "\n")
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the clock was started."""
+        return time.monotonic() - self.start
 
     @property
     def done(self) -> bool:
