@@ -70,7 +70,7 @@ def test_bar_is_shown_when_asked_for(
         (["material", "oak", "--size", "-8x8"], "expected a value after --size"),
         (["material", "oak", "--size=-8x8"], "WIDTHxHEIGHT in pixels, such as 1024x768, but got '-8x8'"),
         (["material", "oak", "--size", "big"], "but got 'big'"),
-        (["material", "oak", "--size", "1000000x1000000"], "takes about 600.0 TB"),
+        (["material", "oak", "--size", "1000000x1000000"], "takes about 1.6 PB"),
         (["material", "oak", "--seed", "1.5"], "expected --seed to be a whole number, but got '1.5'"),
         (["material", "oak", "--seed", "9" * 5000], "expected --seed to be a whole number"),
         (["material", "oak", "--guidance", "much"], "expected --guidance to be a number, but got 'much'"),

@@ -126,7 +126,7 @@ def test_a_name_the_system_refuses(tmp_path: Path) -> None:
 
 def test_size_beyond_memory_is_refused_with_the_estimate(tmp_path: Path) -> None:
     pipeline = PlainPipeline()
-    with pytest.raises(SizeError, match=r"of free memory, but 1000000x1000000 pixels takes about 600\.0 TB"):
+    with pytest.raises(SizeError, match=r"of free memory, but 1000000x1000000 pixels takes about 1\.6 PB"):
         run_job(Request(prompt="oak", size=(10**6, 10**6)), tmp_path / "out", pipeline)
     assert pipeline.calls == [] and list(tmp_path.iterdir()) == []
 

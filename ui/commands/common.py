@@ -1,0 +1,48 @@
+"""What the commands share: exit codes, argument types, loudness and lines on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+import warnings
+
+EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def add_loudness(parser: argparse.ArgumentParser) -> None:
+    """-q and -v, of which one may be given."""
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    loudness.add_argument("-v", "--verbose", action="store_true", help="logs, warnings, tracebacks, bar on any output")
+
+
+def set_loudness(verbose: bool) -> None:
+    """Logs and warnings only when asked for; the libraries read theirs from the environment as they are imported."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="zellige: %(message)s")
+    if verbose:
+        return
+    warnings.simplefilter("ignore")
+    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the one bar is ours
+
+
+def whole(text: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,30}", text):
+        raise argparse.ArgumentTypeError(f"a whole number, but got {text[:80]!r}")
+    return int(text)
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number, but got {text[:80]!r}") from None
+
+
+def write_line(line: str) -> None:
+    """One line of data on stdout; a file name that is no UTF-8 must not lose the rest of a list."""
+    sys.stdout.write(line.encode("utf-8", "backslashreplace").decode() + "\n")
