@@ -11,7 +11,7 @@ import pytest
 from ui.cli import _parser
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/pitfalls.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 HAS_WEIGHTS = (ROOT / "materials" / "weights" / "model_index.json").is_file()
 
 
@@ -20,20 +20,18 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 @pytest.mark.skipif(not HAS_WEIGHTS, reason="materials/weights is not there")
-def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if blocks(name, "python")])
+def test_python_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    snippets = blocks("README.md", "python")
-    assert snippets
-    scope: dict[str, object] = {"__name__": "readme"}
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), scope)
+    scope: dict[str, object] = {"__name__": "document"}
+    for snippet in blocks(document, "python"):
+        exec(compile(snippet, document, "exec"), scope)
 
 
-def test_readme_commands_are_accepted() -> None:
-    lines = "".join(blocks("README.md", "sh")).splitlines()
-    commands = [line for line in lines if line.startswith("zellige ")]
-    assert commands
-    for command in commands:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_are_accepted(document: str) -> None:
+    lines = "".join(blocks(document, "sh")).splitlines()
+    for command in [line for line in lines if line.startswith("zellige ")]:
         _parser().parse_args(shlex.split(command, comments=True)[1:])
 
 

@@ -151,9 +151,7 @@ def main() -> None:
     parser.add_argument("--lite0", type=Path, help="EfficientNet-Lite0 under timm's names, for the perceptual loss")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path, help="safetensors file to start from")
-    parser.add_argument(
-        "--decoder-only", type=Path, metavar="VAE", help="vae folder to go on from, its encoder frozen"
-    )
+    parser.add_argument("--decoder-only", type=Path, metavar="VAE", help="vae folder to go on from, its encoder frozen")
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch", type=int, default=32)

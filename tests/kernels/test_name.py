@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # every name that transformers.integrations.hub_kernels and diffusers import from the other package
-FOREIGN_INIT = '''
+FOREIGN_INIT = """
 from .layer import CUDAProperties, Device, KernelizeFallback, LayerRepository, LocalLayerRepository, Mode
 from .layer import ROCMProperties, kernelize, register_kernel_mapping, replace_kernel_forward_from_hub
 from .layer import use_kernel_forward_from_hub, use_kernel_func_from_hub, use_kernel_mapping, use_kernelized_func
@@ -20,8 +20,8 @@ from .utils import get_kernel
 
 __all__ = ["get_kernel", "kernelize"]
 __version__ = "0.18.3"
-'''
-FOREIGN_LAYER = '''
+"""
+FOREIGN_LAYER = """
 class _Named:
     def __init__(self, *args, **kwargs):
         pass
@@ -59,12 +59,12 @@ def use_kernelized_func(*names):
 
 
 use_kernel_func_from_hub = use_kernel_forward_from_hub
-'''
-FOREIGN_UTILS = '''
+"""
+FOREIGN_UTILS = """
 def get_kernel(repo_id, **kwargs):
     return "kernel of " + repo_id
-'''
-FRAMEWORKS = '''
+"""
+FRAMEWORKS = """
 from asd.torchvision_guard import guard_torchvision
 guard_torchvision()
 import diffusers
@@ -74,24 +74,33 @@ from transformers import BertModel
 from transformers.utils import is_kernels_available
 assert UNet2DConditionModel.__module__.startswith("diffusers") and BertModel.__module__.startswith("transformers")
 import kernels
-'''
-OURS = FRAMEWORKS + '''
+"""
+OURS = (
+    FRAMEWORKS
+    + """
 from pathlib import Path
 assert Path(kernels.__file__).resolve() == Path({ours!r}).resolve(), kernels.__file__
 assert kernels.__version__ == "0.0.0"
-'''
-FORWARDED = OURS + '''
+"""
+)
+FORWARDED = (
+    OURS
+    + """
 assert is_kernels_available()
 from kernels import get_kernel, kernelize
 from kernels.layer import CUDAProperties
 assert get_kernel("a/b") == "kernel of a/b"
 assert kernels.CUDAProperties is CUDAProperties
 assert not hasattr(kernels, "no_such_name")
-'''
-FOREIGN = FRAMEWORKS + '''
+"""
+)
+FOREIGN = (
+    FRAMEWORKS
+    + """
 assert is_kernels_available()
 assert kernels.__version__ == "0.18.3" and kernels.get_kernel("a/b") == "kernel of a/b"
-'''
+"""
+)
 
 
 def run(script: str, *folders: Path) -> None:

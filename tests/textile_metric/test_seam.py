@@ -96,9 +96,9 @@ def test_sixteen_bit_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (torch.rand(16, 16), "Expected a .C, H, W. or .N, C, H, W. image"),
-        (torch.zeros(3, 0, 4), "but got shape"),
-        (torch.zeros(3, 4, 4, dtype=torch.int64), "but got int64"),
+        (torch.rand(16, 16), "Expected an image of shape .3, H, W. or .N, 3, H, W."),
+        (torch.zeros(3, 0, 4), r"but got \(3, 0, 4\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "but got torch.int64"),
         (torch.full((3, 4, 4), 2.0), "values in .0, 1., but got 2"),
         (torch.full((3, 4, 4), float("nan")), "Expected finite values"),
         ([1, 2, 3], "but got list"),

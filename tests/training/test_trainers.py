@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny
-from training import autoencoder, diffusion
+from textile_metric.network import TileNet
+from training import autoencoder, diffusion, tileability
 from training.models import LATENT_CHANNELS, new_unet
 
 
@@ -29,12 +30,23 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *more: str, **options: object) -> None:
     arguments = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    monkeypatch.setattr(sys, "argv", ["trainer", *arguments, "--no-compile", *more])
+    monkeypatch.setattr(sys, "argv", ["trainer", *arguments, *more])
     main()
 
 
 def test_autoencoder(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(autoencoder.main, monkeypatch, packs=packs, out=tmp_path, max_steps=2, batch=4, size=64, pool=8, width=8)
+    run(
+        autoencoder.main,
+        monkeypatch,
+        "--no-compile",
+        packs=packs,
+        out=tmp_path,
+        max_steps=2,
+        batch=4,
+        size=64,
+        pool=8,
+        width=8,
+    )
     model = tiny.AutoencoderTiny.from_pretrained(tmp_path / "vae")
     assert model.config["scaling_factor"] != 1.0 and model.config["latent_channels"] == LATENT_CHANNELS
     row = json.loads((tmp_path / "autoencoder.jsonl").read_text().splitlines()[0])
@@ -47,7 +59,7 @@ def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     run(
         diffusion.main,
         monkeypatch,
-        *("--channels", "32", "32", "32"),
+        *("--no-compile", "--channels", "32", "32", "32"),
         **{"packs": packs, "vae": tmp_path / "vae", "text": tmp_path / "text", "out": tmp_path},
         **{"max_steps": 2, "bank": 34, "chunk": 2, "batch": 2},
     )
@@ -55,3 +67,29 @@ def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     new_unet((32, 32, 32)).load_state_dict({k: v.float() for k, v in state.items()})
     assert all(torch.isfinite(v).all() for v in state.values())
     assert (tmp_path / "sheet.jpg").is_file()
+
+
+def test_tileability(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tileability, "SIDES", (32, 48))
+    monkeypatch.setattr(tileability, "SIZES", (32, 48))
+    run(
+        tileability.main, monkeypatch, packs=packs, out=tmp_path, max_steps=4, batch=4, each=2, attack=2, held_batches=2
+    )
+    state = load_file(tmp_path / "tileability.safetensors")
+    TileNet().load_state_dict({k: v.float() for k, v in state.items()})
+    assert all(torch.isfinite(v).all() for v in state.values())
+    rows = [json.loads(line) for line in (tmp_path / "tileability.jsonl").read_text().splitlines()]
+    assert rows[0]["clean"] > 0
+
+
+def test_calibration_finds_the_slope_and_offset_that_made_the_truth() -> None:
+    logits = torch.linspace(-8, 8, 20001)
+    truth = (torch.rand(20001, generator=torch.Generator().manual_seed(0)) < torch.sigmoid(0.5 * logits + 1)).float()
+    slope, offset = tileability.fit(logits, truth)
+    assert abs(slope - 0.5) < 0.03 and abs(offset - 1) < 0.1
+
+
+def test_area_under_the_curve_by_counting() -> None:
+    bad, good = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 3.0])
+    pairs = [1.0 if g > b else 0.5 if g == b else 0.0 for b in bad.tolist() for g in good.tolist()]
+    assert tileability.auc(bad, good) == pytest.approx(sum(pairs) / len(pairs))

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from textile_metric import Tileability, TileabilityLoss, seam_map, tileability, weights
+
+
+def stripes(width: int = 96, height: int = 64) -> torch.Tensor:
+    """(3, H, W) waves with whole periods on both axes."""
+    x = torch.arange(width) / width * 6 * torch.pi
+    y = torch.arange(height) / height * 4 * torch.pi
+    return (0.5 + 0.2 * x.sin()[None, :] + 0.2 * y.cos()[:, None]).expand(3, height, width).clone()
+
+
+def test_a_tile_a_crop_and_each_axis() -> None:
+    tile = stripes()
+    crop = tile[:, :, :80]
+    assert float(tileability(tile)) > 0.9
+    assert float(tileability(crop, "x")) < 0.1 < 0.9 < float(tileability(crop, "y"))
+    assert float(tileability(crop)) < 0.1
+    turned = crop.transpose(1, 2)
+    assert torch.equal(tileability(turned, "y"), tileability(crop, "x"))
+
+
+def test_swapped_halves_change_nothing() -> None:
+    crop = stripes()[:, :, :80]
+    for shift in ((0, 40), (32, 0), (5, 17)):
+        torch.testing.assert_close(tileability(crop.roll(shift, (1, 2))), tileability(crop), rtol=0, atol=1e-4)
+
+
+def test_scores_do_not_depend_on_the_batch() -> None:
+    images = torch.rand(5, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    together = tileability(images)
+    assert together.shape == (5,) and together.dtype == torch.float32
+    assert torch.equal(together, torch.cat([tileability(image) for image in images]))
+    assert torch.equal(together.mean(), tileability(images, reduction="mean"))
+    assert torch.equal(together.sum(), tileability(images, reduction="sum"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8])
+def test_dtypes_agree(dtype: torch.dtype) -> None:
+    # on values that every one of them holds
+    image = (stripes() * 8).round() / 8
+    given = (image * 255).round().byte() if dtype == torch.uint8 else image.to(dtype)
+    expected = (image * 255).round() / 255 if dtype == torch.uint8 else image
+    torch.testing.assert_close(tileability(given), tileability(expected), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (7, 8)])
+def test_tiny_images_have_a_score(size: tuple[int, int]) -> None:
+    image = torch.rand(3, *size)
+    for axes, length in (("x", size[1]), ("y", size[0])):
+        score = float(tileability(image, axes))
+        assert 0 <= score <= 1
+        if length == 1:
+            assert score == 1.0
+    assert seam_map(image).shape == (1, 1, *size)
+
+
+def test_the_seam_map_shows_where() -> None:
+    crop = stripes(128, 64)[:, :, :100].roll(30, 2)  # the seam is between columns 29 and 30
+    seams = seam_map(crop)
+    assert seams.shape == (1, 1, 64, 100) and float(seams.min()) >= 0 and float(seams.max()) <= 1
+    columns = seams[0, 0].mean(0)
+    assert abs(int(columns.argmax()) - 30) <= 1
+    assert float(columns[28:32].max()) > 5 * float(torch.cat([columns[:20], columns[40:]]).max())
+    assert float(seam_map(crop, "y").max()) < 0.2
+
+
+def test_the_loss_leads_to_a_tile() -> None:
+    image = stripes(64, 48)[:, :, :56].clone().requires_grad_(True)
+    loss = TileabilityLoss()
+    before = float(loss(image))
+    for _ in range(25):
+        (gradient,) = torch.autograd.grad(loss(image), image)
+        image = (image.detach() - 0.02 * gradient.sign()).clamp(0, 1).requires_grad_(True)
+    assert float(loss(image)) < 0.6 * before
+    assert not list(loss.parameters())
+    batch = torch.rand(3, 3, 32, 32, requires_grad=True)
+    each = TileabilityLoss("x", "none")(batch)
+    assert each.shape == (3,) and bool((each > 0).all())
+    torch.testing.assert_close(TileabilityLoss("x", "sum")(batch), each.sum())
+    each.sum().backward()
+    assert batch.grad is not None and bool(torch.isfinite(batch.grad).all())
+
+
+def test_the_metric_accumulates_like_the_function() -> None:
+    images = torch.rand(6, 3, 32, 40)
+    expected = tileability(images)
+    for reduction in ("mean", "sum", "none"):
+        metric = Tileability(reduction=reduction)
+        metric.update(images[:2])
+        metric.update(images[2:])
+        wanted = expected if reduction == "none" else getattr(expected, reduction)()
+        torch.testing.assert_close(metric.compute(), wanted)
+        again = pickle.loads(pickle.dumps(metric))
+        torch.testing.assert_close(again.compute(), wanted)
+        metric.reset()
+        torch.testing.assert_close(metric(images[:1]), expected[:1].squeeze() if reduction != "none" else expected[:1])
+    assert Tileability.higher_is_better and Tileability.weights_version == weights.VERSION
+
+
+def test_choices_are_checked() -> None:
+    image = torch.rand(3, 8, 8)
+    for make in (tileability, seam_map, lambda _, axes: TileabilityLoss(axes), lambda _, axes: Tileability(axes)):
+        with pytest.raises(ValueError, match="Expected axes to be x, y or xy, but got 'z'"):
+            make(image, "z")
+    for make in (
+        lambda r: tileability(image, reduction=r),
+        lambda r: TileabilityLoss(reduction=r),
+        lambda r: Tileability(reduction=r),
+    ):
+        with pytest.raises(ValueError, match="Expected reduction to be none, mean or sum, but got 'max'"):
+            make("max")
+    with pytest.raises(ValueError, match=r"in .0, 1., but got -1 to"):
+        TileabilityLoss()(torch.full((3, 8, 8), -1.0))
+
+
+def test_the_shipped_weights_are_the_ones_that_are_named() -> None:
+    assert hashlib.sha256(weights.FILE.read_bytes()).hexdigest() == weights.SHA256
+    assert weights.FILE.stat().st_size <= 12_000_000
+    assert not any(p.requires_grad for p in weights.network(torch.device("cpu")).parameters())
+
+
+def test_damaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights.network.cache_clear()
+    monkeypatch.setattr(weights, "FILE", tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="Expected the tileability weights in"):
+        tileability(torch.rand(3, 8, 8))
+    (tmp_path / "other.safetensors").write_bytes(b"other")
+    with pytest.raises(ValueError, match="Expected tileability weights with SHA-256"):
+        tileability(torch.rand(3, 8, 8))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU to compare with the CPU")
+def test_cpu_and_gpu_agree() -> None:
+    images = torch.rand(4, 3, 200, 300)
+    torch.testing.assert_close(tileability(images.cuda()).cpu(), tileability(images), rtol=0, atol=1e-4)

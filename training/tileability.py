@@ -1,0 +1,233 @@
+"""Train the tileability network: `python -m training.tileability --packs DIR --out DIR --minutes 6`.
+
+Views are drawn on the device from periodic sources (`training.breaks`). Part of each batch of non-tiles is attacked
+first: projected gradient ascent within an L-infinity ball (Madry et al., 2018), so that the score can't be raised
+without mending the seam. The last sources of the training split are held out: they give the figures that are printed,
+and the slope and offset that make calibrated probabilities of logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from materials.procedural import FAMILIES, sample
+from textile_metric.network import TileNet
+from training.breaks import KINDS, Views, draw
+from training.images import resize
+from training.loop import Average, Loop, say
+from training.pack import Pack
+
+SIDES = (256, 512)
+"""Sides of the sources kept on the device."""
+SIZES = (64, 96, 128, 128, 192, 192, 256, 256, 320, 384, 512)
+"""Sides of views; each step draws one pair."""
+HELD_OUT = 0.1
+BALL = 8 / 255
+
+
+def real_sources(packs: Path, side: int, limit: int | None = None) -> Tensor:
+    """(N, 3, side, side) uint8: the training split's textures that tile on both axes and are at least that large.
+
+    In the order of the pack, where near-duplicates are neighbours: the last ones make a held-out part of their own.
+    """
+    pack = Pack(packs)
+    chosen = [i for i in pack.split("train") if pack.row(i)["tiles_x"] and pack.row(i)["tiles_y"]][:limit]
+
+    def load(i: int) -> np.ndarray | None:
+        image = pack.load(i, maps=False)["basecolor"]
+        if min(image.shape[:2]) < side:
+            return None
+        return np.clip(np.rint(resize(image, (side, side), wrap_x=True, wrap_y=True)), 0, 255).astype(np.uint8)
+
+    with ThreadPoolExecutor(16) as pool:
+        loaded = [image for image in pool.map(load, chosen) if image is not None]
+    if not loaded:
+        return torch.empty(0, 3, side, side, dtype=torch.uint8)
+    return torch.from_numpy(np.stack(loaded)).permute(0, 3, 1, 2).contiguous()
+
+
+def procedural_sources(side: int, each: int, device: torch.device, seed: int) -> Tensor:
+    """(families x each, 3, side, side) uint8."""
+    made = [
+        (sample(family, range(seed, seed + each), (side, side), device).basecolor * 255).round().byte()
+        for family in sorted(FAMILIES)
+    ]
+    return torch.cat(made)
+
+
+class Sources:
+    """Periodic sources by side, split into those to train on and those held out."""
+
+    def __init__(self, packs: Path, device: torch.device, *, each: int, seed: int, limit: int | None) -> None:
+        self.train: dict[int, list[Tensor]] = {}
+        self.held: dict[int, list[Tensor]] = {}
+        for side in SIDES:
+            banks = [real_sources(packs, side, limit).to(device), procedural_sources(side, each, device, seed)]
+            cuts = [len(bank) - round(len(bank) * HELD_OUT + 0.5) for bank in banks]
+            self.train[side] = [bank[:cut] for bank, cut in zip(banks, cuts, strict=True)]
+            self.held[side] = [bank[cut:] for bank, cut in zip(banks, cuts, strict=True)]
+
+    def draw(self, size: tuple[int, int], count: int, generator: torch.Generator, *, held: bool = False) -> Views:
+        """`count` views of `size`, six of ten from real textures."""
+        side = SIDES[-1] if min(size) >= 192 else SIDES[0]
+        banks = (self.held if held else self.train)[side]
+        real = round(count * 0.6) if len(banks[0]) else 0
+        counts = (real, count - real)
+        parts = []
+        for bank, n in zip(banks, counts, strict=True):
+            chosen = torch.randint(len(bank), (n,), generator=generator, device=bank.device)
+            parts.append(bank[chosen].float() / 255)
+        return draw(torch.cat(parts), size, generator)
+
+
+def attacked(net: TileNet, views: Views, steps: int, generator: torch.Generator) -> Tensor:
+    """`views` moved within `BALL` so that their broken axes score as high as ascent gets them; in [0, 1]."""
+    n, device = len(views.images), views.images.device
+    radius = torch.rand(n, 1, 1, 1, generator=generator, device=device) * BALL
+    moved = views.images + (torch.rand(views.images.shape, generator=generator, device=device) * 2 - 1) * radius
+    broken = views.tiles == 0
+    for _ in range(steps):
+        moved = moved.detach().clamp(0, 1).requires_grad_(True)
+        logits = net(moved)
+        aim = (torch.stack([logits.x, logits.y], 1) * broken).sum()
+        (gradient,) = torch.autograd.grad(aim, moved)
+        moved = moved.detach() + gradient.sign() * radius * (2.5 / steps)
+        moved = views.images + (moved - views.images).clamp(-radius, radius)
+    return moved.detach().clamp(0, 1)
+
+
+def loss_of(net: TileNet, images: Tensor, tiles: Tensor) -> Tensor:
+    """Binary cross-entropy over the axes that have a truth."""
+    logits = net(images)
+    known = tiles >= 0
+    return F.binary_cross_entropy_with_logits(torch.stack([logits.x, logits.y], 1)[known], tiles[known])
+
+
+def train(args: argparse.Namespace) -> None:
+    loop = Loop(args.minutes, args.out / "tileability.jsonl", args.max_steps)
+    device = loop.device
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    rng = random.Random(args.seed + loop.rank)
+    generator = torch.Generator(device).manual_seed(args.seed * 1000 + loop.rank)
+    net = TileNet()
+    if args.resume:
+        net.load_state_dict({name: value.float() for name, value in load_file(args.resume).items()})
+    net.to(device)
+    loop.synchronise(net)
+    average = Average(net, 0.999)
+    sources = Sources(args.packs, device, each=args.each, seed=args.seed, limit=args.limit)
+    say(f"sources ready in {loop.elapsed:.0f} s")
+    optimiser = torch.optim.AdamW(net.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=2e-2)
+    loop.begin()
+    while not loop.done:
+        size = rng.choice(SIZES)
+        other = size if rng.random() < 0.7 else rng.choice(SIZES)
+        count = max(4, min(4 * args.batch, args.batch * 128 * 128 // (size * other)))
+        views = sources.draw((size, other), count, generator)
+        loss = loss_of(net, views.images, views.tiles)
+        losses = {"clean": loss}
+        if args.attack and loop.step % 2:
+            some = (views.tiles == 0).any(1).nonzero().flatten()[: max(2, count // 4)]
+            if len(some):
+                chosen = Views(views.images[some], views.tiles[some], views.kinds[some])
+                losses["attacked"] = loss_of(net, attacked(net, chosen, args.attack, generator), chosen.tiles)
+        optimiser.zero_grad(set_to_none=True)
+        sum(losses.values(), loss.new_zeros(())).backward()
+        loop.average(net.parameters())
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        for group in optimiser.param_groups:
+            group["lr"] = loop.rate(args.rate, 100, 0.5)
+        optimiser.step()
+        average.update(net)
+        loop.tick(200, **losses)
+    average.copy_to(net)
+    if loop.rank == 0:
+        finish(net, sources, args.out, generator, batches=args.held_batches)
+
+
+@torch.no_grad()
+def finish(net: TileNet, sources: Sources, out: Path, generator: torch.Generator, batches: int) -> None:
+    """Calibrate on held-out views, print their figures by kind, save fp16 weights."""
+    net.eval()
+    logits, tiles, kinds = [], [], []
+    for i in range(batches):
+        size = SIZES[i % len(SIZES)]
+        views = sources.draw((size, size), max(8, 24 * 128 * 128 // size**2), generator, held=True)
+        found = net(views.images)
+        logits.append(torch.stack([found.x, found.y], 1).cpu())
+        tiles.append(views.tiles.cpu())
+        kinds.append(views.kinds.cpu()[:, None].expand(-1, 2))
+    score, truth, kind = torch.cat(logits), torch.cat(tiles), torch.cat(kinds)
+    known = truth >= 0
+    slope, offset = fit(score[known], truth[known])
+    # on top of what a resumed network already carries
+    net.calibration[1] = net.calibration[1] * slope + offset  # pyright: ignore[reportIndexIssue]  # a buffer
+    net.calibration[0] = net.calibration[0] * slope  # pyright: ignore[reportIndexIssue]
+    good = score[known & (truth == 1)]
+    say(f"held out: AUC {auc(score[known & (truth == 0)], good):.4f}, slope {slope:.3f}, offset {offset:.3f}")
+    for number, name in enumerate(KINDS):
+        bad = score[known & (truth == 0) & (kind == number)]
+        if len(bad):
+            say(f"  {name}: AUC {auc(bad, good):.4f} of {len(bad)}")
+    state = {name: value.half().contiguous().cpu() for name, value in net.state_dict().items()}
+    file = out / "tileability.safetensors"
+    save_file(state, file)
+    say(f"{file}: sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}")
+
+
+def fit(logits: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Slope and offset of the logistic that is likeliest to have given `truth` (Platt, 1999)."""
+    parameters = torch.tensor([1.0, 0.0], requires_grad=True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(logits * parameters[0] + parameters[1], truth)
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimiser.step(closure)
+    slope, offset = parameters.detach().tolist()
+    return slope, offset
+
+
+def auc(bad: Tensor, good: Tensor) -> float:
+    """Probability that a good one scores above a bad one, ties half; NaN where either is missing."""
+    if not len(bad) or not len(good):
+        return float("nan")
+    ordered = bad.sort().values
+    below, upto = (torch.searchsorted(ordered, good, right=right).double() for right in (False, True))
+    return float(((below + upto) / 2).mean() / len(bad))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--packs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", type=Path, help="safetensors file to start from")
+    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--batch", type=int, default=48, help="views of 128x128; larger ones come in smaller numbers")
+    parser.add_argument("--each", type=int, default=24, help="procedural sources of each family and side")
+    parser.add_argument("--attack", type=int, default=5, help="steps of ascent on some non-tiles; 0: none")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--held-batches", type=int, default=110)
+    parser.add_argument("--limit", type=int, help="use only so many real textures (for a smoke test)")
+    parser.add_argument("--seed", type=int, default=1)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
