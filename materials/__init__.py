@@ -6,16 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from materials.check import check_material
     from materials.files import load_material, save_material
     from materials.material import Material
     from materials.pipeline import MaterialPipeline
     from materials.preview import render
 
-__all__ = ["Material", "MaterialPipeline", "load_material", "render", "save_material"]
+__all__ = ["Material", "MaterialPipeline", "check_material", "load_material", "render", "save_material"]
 
 _HOMES = {
     "Material": "materials.material",
     "MaterialPipeline": "materials.pipeline",
+    "check_material": "materials.check",
     "load_material": "materials.files",
     "render": "materials.preview",
     "save_material": "materials.files",
