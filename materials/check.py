@@ -102,8 +102,8 @@ class Report:
         rows = [("check", "map", "value", "bar", "")]
         for check in self._shown():
             where = f"{check.map} {check.axis}".strip()
-            figures = ["" if figure is None else f"{figure:.4g}" for figure in (check.value, check.bar)]
-            rows.append((check.name, where, *figures, check.status + (f": {check.message}" if check.message else "")))
+            value, bar = ("" if figure is None else f"{figure:.4g}" for figure in (check.value, check.bar))
+            rows.append((check.name, where, value, bar, check.status + (f": {check.message}" if check.message else "")))
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         aligned = [
             "  ".join([row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]),
@@ -122,6 +122,7 @@ def check_material(
     skip: Collection[str] = (),
     depth_m: float | None = None,
     size_m: tuple[float, float] | None = None,
+    directx: bool = False,
 ) -> Report:
     """Check the maps of a material, or of a folder of maps from this program or another (`materials.recognise`).
 
@@ -133,6 +134,7 @@ def check_material(
         skip: names of checks (`CHECKS`) to leave out.
         depth_m: metres between height 0 and 1, for a folder that does not say.
         size_m: physical (width, height) in metres, for a folder that does not say.
+        directx: whether the normals of a folder that does not say are DirectX.
 
     Raises:
         ZelligeError: for a folder that holds no material, an unreadable image, or an unknown check to skip.
@@ -148,7 +150,7 @@ def check_material(
     elif isinstance(material, MapSet):
         found = material
     else:
-        found = read_maps(material, depth_m=depth_m, size_m=size_m)
+        found = read_maps(material, depth_m=depth_m, size_m=size_m, directx=directx)
     checks = tuple(check for name, run in CHECKS.items() if name not in skip for check in run(found))
     maps = {name: {"file": m.file, "bits": m.bits, "size": list(m.size)} for name, m in found.maps.items()}
     return Report(source=found.source, checks=checks, maps=maps, notes=found.notes)
@@ -257,15 +259,15 @@ def _agreement(found: MapSet) -> Iterator[Check]:
     axes = "xy" if found.seamless is None else found.seamless
     size = found.size_m or (1.0, rows / columns)
     turned = normal * torch.tensor([1.0, -1.0, 1.0], dtype=normal.dtype)[:, None, None]
-    known = found.depth_m is not None and found.size_m is not None
+    given = None if found.size_m is None else found.depth_m
     errors = []
     for candidate in (normal, turned):
-        depth = found.depth_m if known else fit_depth(candidate, height, size_m=size, seamless=axes)
+        depth = fit_depth(candidate, height, size_m=size, seamless=axes) if given is None else given
         errors.append(_mean_angle(candidate, normal_from_height(height, depth_m=depth, size_m=size, seamless=axes)))
     tilt = _mean_angle(normal, torch.tensor([0.0, 0.0, 1.0], dtype=normal.dtype)[:, None, None].expand_as(normal))
     bar = min(NORMAL_DEGREES[1], max(NORMAL_DEGREES[0], 0.5 * tilt))
     good = errors[0] <= bar
-    message = "" if known else "at the depth that fits best"
+    message = "at the depth that fits best" if given is None else ""
     if not good:
         message = f"mean angle in degrees; turned from DirectX it would be {errors[1]:.3g}" if (
             errors[1] < 0.7 * errors[0]) else f"mean angle in degrees, of a mean tilt of {tilt:.3g}"  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from materials.errors import ZelligeError
@@ -77,6 +78,25 @@ class MapSet:
             seamless=material.seamless,
         )
 
+    def to_material(self) -> Material:
+        """The material that these maps are; a metallic map that need not be there is 0.
+
+        Raises ZelligeError where another map, the depth or the size is missing, or `Material` refuses a map.
+        """
+        maps = {name: torch.from_numpy(found.values) for name, found in self.maps.items() if name in MAPS}
+        if "metallic" not in maps and "basecolor" in maps and not self.complete:
+            maps["metallic"] = torch.zeros_like(maps["basecolor"][:1])
+        if missing := [name for name in MAPS if name not in maps]:
+            raise ZelligeError(f"Expected a material, but {self.source} has no map for {', '.join(missing)}.")
+        if self.depth_m is None or self.size_m is None:
+            raise ZelligeError(f"Expected the depth of the height and the size of the image in metres, but "
+                               f"{self.source} does not say both.")  # fmt: skip
+        normal = maps["normal"].clone()
+        normal[2].clamp_(min=1e-5)  # NaN passes through, and is refused below
+        maps["normal"] = normal / torch.linalg.vector_norm(normal, dim=0, keepdim=True)
+        seamless: Seamlessness = "xy" if self.seamless is None else self.seamless
+        return Material(**maps, depth_m=self.depth_m, size_m=self.size_m, seamless=seamless)
+
 
 def read_image(path: Path) -> tuple[NDArray[np.float32], int]:
     """(C, H, W) float32 with C 1 or 3, integers scaled to [0, 1], and the bits per channel of the file; alpha is left.
@@ -113,11 +133,11 @@ def _by_pillow(path: Path, kind: str) -> tuple[NDArray[np.float32], int]:
     try:
         with Image.open(path, formats=(kind,)) as image:
             if image.mode in _SIXTEEN_BITS:
-                return (np.asarray(image, np.float32) / 65535)[None], 16
+                return (np.asarray(image, np.float32) / np.float32(65535))[None], 16
             if image.mode == "F":
                 return np.array(image, np.float32)[None], 32
             grey = image.mode in ("1", "L", "LA")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"), np.float32) / 255
+            pixels = np.asarray(image.convert("L" if grey else "RGB"), np.float32) / np.float32(255)
     except (UnidentifiedImageError, SyntaxError) as error:
         raise ZelligeError(f"Expected a {kind} image, but {path} is none.") from error
     except (OSError, ValueError, Image.DecompressionBombError) as error:

@@ -42,7 +42,11 @@ class _File:
 
 
 def read_maps(
-    folder: str | Path, *, depth_m: float | None = None, size_m: tuple[float, float] | None = None
+    folder: str | Path,
+    *,
+    depth_m: float | None = None,
+    size_m: tuple[float, float] | None = None,
+    directx: bool = False,
 ) -> MapSet:
     """The maps in `folder`: those that its `material.json` lists, else those whose names say what they are.
 
@@ -54,6 +58,7 @@ def read_maps(
         folder: where the files are; folders in it are not looked into.
         depth_m: metres between height 0 and 1, over what the folder says.
         size_m: physical (width, height) in metres, over what the folder says.
+        directx: whether normals that do not say which kind they are (`T_Rock_N.png`) are DirectX.
 
     Raises:
         ZelligeError: where the folder or its `material.json` cannot be read, holds no map or the maps of two
@@ -64,7 +69,7 @@ def read_maps(
         names = sorted(path.name for path in folder.iterdir() if path.is_file())
     except OSError as error:
         raise ZelligeError(f"Expected a folder of maps, but got {folder} ({error.strerror}).") from error
-    found = _listed(folder) if _MANIFEST in names else _named(folder, names)
+    found = _listed(folder) if _MANIFEST in names else _named(folder, names, directx)
     return MapSet(
         source=str(folder),
         maps=found.maps,
@@ -99,7 +104,7 @@ def _split(name: str) -> tuple[str, str]:
     return "", ""
 
 
-def _named(folder: Path, names: list[str]) -> MapSet:
+def _named(folder: Path, names: list[str], directx: bool) -> MapSet:
     files = []
     for name in names:
         kind, prefix = _split(name)
@@ -119,6 +124,8 @@ def _named(folder: Path, names: list[str]) -> MapSet:
         else:
             chosen[file.kind] = _better(chosen[file.kind], file)
             notes.append(f"{file.kind}: {chosen[file.kind].path.name} taken of two")
+    if directx and "normal" in chosen and not re.search("(?i)gl(_|$)", chosen["normal"].path.stem):
+        chosen["normal_dx"] = chosen.pop("normal")
     maps = {kind: _read(file.path, kind) for kind, file in chosen.items()}
     return MapSet(source=str(folder), maps=_unpacked(maps, notes), complete=False, notes=tuple(notes))
 

@@ -134,7 +134,10 @@ def test_unit_normals(material: Material) -> None:
 
 
 def test_eight_bit_normals_are_unit_normals(material: Material) -> None:
-    assert check_material(broken(material, "normal", lambda v: np.rint((v + 1) * 127.5) / 127.5 - 1)).passed
+    def change(values: Values) -> Values:
+        return (np.rint((values + 1) * 127.5) / 127.5 - 1).astype(np.float32)
+
+    assert check_material(broken(material, "normal", change)).passed
 
 
 def test_blue(material: Material) -> None:
@@ -325,7 +328,7 @@ def test_command(tmp_path: Path, material: Material, capsys: pytest.CaptureFixtu
     [
         ([], "expected DIR, but got nothing"),
         (["x", "--skip", "glare"], "--skip to name a check (maps, "),
-        (["x", "--size-m", "1"], "WIDTHxHEIGHT in metres, such as 1.5x1, but got '1'"),
+        (["x", "--size-m", "1"], "expected --size-m to be WIDTHxHEIGHT in metres, such as 1.5x1, but got '1'"),
         (["x", "--size-m", "1..2x3"], "WIDTHxHEIGHT in metres"),
         (["x", "--depth", "deep"], "--depth to be a number, but got 'deep'"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 
 from asd.errors import ZelligeError
@@ -13,6 +12,7 @@ from ui.commands.common import (
     EXIT_CHECK_FAILED,
     EXIT_DONE,
     add_loudness,
+    metres,
     number,
     set_loudness,
     write_line,
@@ -33,13 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--skip", metavar="CHECK", action="append", default=[], help="leave a check out, such as depth; repeatable")
     add("--depth", metavar="M", type=number, help="metres between height 0 and 1 (as the folder says)")
     add("--size-m", metavar="WxH", help="width and height of the image in metres (as the folder says)")
+    add("--directx", action="store_true", help="normals that do not say which kind they are point down (Unreal)")
     add("--json", action="store_true", help="print one JSON object in place of tables")
     add_loudness(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     set_loudness(options.verbose)
-    size = _size(options.size_m)
+    size = metres(options.size_m)
     from materials.check import CHECKS, check_material
 
     if unknown := [name for name in options.skip if name not in CHECKS]:
@@ -47,7 +48,9 @@ def run(options: argparse.Namespace) -> int:
     reports, errors = [], []
     for folder in options.folders:
         try:
-            report = check_material(folder, skip=options.skip, depth_m=options.depth, size_m=size)
+            report = check_material(
+                folder, skip=options.skip, depth_m=options.depth, size_m=size, directx=options.directx
+            )
         except ZelligeError as error:
             errors.append({"source": folder, "error": str(error)})
             continue
@@ -65,17 +68,3 @@ def run(options: argparse.Namespace) -> int:
     if errors:
         return EXIT_BAD_INPUT
     return EXIT_DONE if passed else EXIT_CHECK_FAILED
-
-
-def _size(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"([0-9.]{1,20})x([0-9.]{1,20})", text)
-    try:
-        return (float(match[1]), float(match[2])) if match else _not_a_size(text)
-    except ValueError:
-        return _not_a_size(text)
-
-
-def _not_a_size(text: str) -> tuple[float, float]:
-    raise ZelligeError(f"Expected --size-m to be WIDTHxHEIGHT in metres, such as 1.5x1, but got {text[:80]!r}")
