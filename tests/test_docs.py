@@ -11,7 +11,7 @@ import pytest
 from ui.cli import _parser
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/pitfalls.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/export.md", "docs/pitfalls.md"]
 HAS_WEIGHTS = (ROOT / "materials" / "weights" / "model_index.json").is_file()
 
 
@@ -19,18 +19,21 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(encoding="utf-8"), re.M | re.S)
 
 
-@pytest.mark.skipif(not HAS_WEIGHTS, reason="materials/weights is not there")
-def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", ["README.md", "docs/export.md"])
+def test_python_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if document == "README.md" and not HAS_WEIGHTS:
+        pytest.skip("materials/weights is not there")
     monkeypatch.chdir(tmp_path)
-    snippets = blocks("README.md", "python")
+    snippets = blocks(document, "python")
     assert snippets
-    scope: dict[str, object] = {"__name__": "readme"}
+    scope: dict[str, object] = {"__name__": "document"}
     for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), scope)
+        exec(compile(snippet, document, "exec"), scope)
 
 
-def test_readme_commands_are_accepted() -> None:
-    lines = "".join(blocks("README.md", "sh")).splitlines()
+@pytest.mark.parametrize("document", ["README.md", "docs/export.md"])
+def test_commands_are_accepted(document: str) -> None:
+    lines = "".join(blocks(document, "sh")).splitlines()
     commands = [line for line in lines if line.startswith("zellige ")]
     assert commands
     for command in commands:
