@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from materials.files import load_material, save_material
     from materials.material import Material
     from materials.pipeline import MaterialPipeline
-    from materials.preview import render
+    from materials.rendering import render
 
 __all__ = [
     "Material", "MaterialPipeline", "check_material", "export_material", "load_material", "render", "save_material",
@@ -23,7 +23,7 @@ _HOMES = {
     "check_material": "materials.check",
     "export_material": "materials.export",
     "load_material": "materials.files",
-    "render": "materials.preview",
+    "render": "materials.rendering",
     "save_material": "materials.files",
 }
 

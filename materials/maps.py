@@ -191,9 +191,12 @@ def ambient_occlusion(
         for down, right in offsets:
             view = padded[:, :, reach + down : reach + down + rows, reach + right : reach + right + columns]
             distance = torch.sqrt((right * texel_x) ** 2 + (down * texel_y) ** 2)
+            if field.requires_grad:  # what is written over cannot be differentiated
+                tangent = torch.maximum(tangent, (view - field) / distance)
+                continue
             torch.sub(view, field, out=step)
             torch.maximum(tangent, step.div_(distance), out=tangent)
-        total += 1 / (1 + tangent.square_())  # cos^2 of the horizon's elevation
+        total = total + 1 / (1 + tangent.square())  # cos^2 of the horizon's elevation
     return (total / directions).clamp(0, 1)
 
 
