@@ -88,7 +88,8 @@ def render(
     if lights is None:
         studio = FLAT_STUDIO if shape == "plane" else BALL_STUDIO
     else:
-        studio = Studio(tuple(lights), (), (ambient,) * 3, (ambient,) * 3)
+        around = (ambient, ambient, ambient)
+        studio = Studio(tuple(lights), (), around, around)
     across = 2.0 if shape != "sphere" else _SPHERE_RADIUS * math.pi
     texture = _texture(material, across / tiles, across / tiles if shape == "plane" else None)
     points = {"plane": _plane, "sphere": _sphere, "cloth": _cloth}[shape](width, height)
@@ -141,7 +142,8 @@ def ring_of_lights(count: int = 16, elevation: float = 35.0, strength: float = 1
         raise ZelligeError(f"Expected 1 light or more, above 0 to 90 degrees, but got {count} at {elevation}.")
     up, out = math.sin(math.radians(elevation)), math.cos(math.radians(elevation))
     angles = [2 * math.pi * (i + 0.5) / count for i in range(count)]
-    return tuple(Light((out * math.cos(a), out * math.sin(a), up), (strength,) * 3) for a in angles)
+    white = (strength, strength, strength)
+    return tuple(Light((out * math.cos(a), out * math.sin(a), up), white) for a in angles)
 
 
 class _Points(NamedTuple):

@@ -98,8 +98,8 @@ def test_reflection_equals_the_specification_in_double_precision(light: Light) -
     towards = np.array(light.direction)[:, None].repeat(count, 1)
     wanted = brdf(base, normal, rough, metal, view, towards) * np.array(light.colour)[:, None] * np.pi
     one = torch.ones(count, dtype=torch.float64)
-    tensors = [torch.from_numpy(v) for v in (base, normal, view, rough, metal)]
-    got = reflect(Surface(*tensors, one), light).numpy()
+    b, n, v, r, m = (torch.from_numpy(values) for values in (base, normal, view, rough, metal))
+    got = reflect(Surface(b, n, v, r, m, one), light).numpy()
     clear = (np.einsum("ip,ip->p", normal, towards) > 2e-3) & (np.einsum("ip,ip->p", normal, view) > 2e-3)
     assert clear.mean() > 0.8
     np.testing.assert_allclose(got[:, clear], wanted[:, clear], rtol=1e-9)
@@ -145,7 +145,7 @@ def albedo(base: float, rough: float, metal: float, degrees: float) -> float:
     one = torch.ones_like(t)
     up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)[:, None].expand(3, len(t))
     cosine = math.cos(math.radians(degrees))
-    light = Light((math.sin(math.radians(degrees)), 0.0, cosine), (1 / math.pi,) * 3)
+    light = Light((math.sin(math.radians(degrees)), 0.0, cosine), (1 / math.pi, 1 / math.pi, 1 / math.pi))
     seen = reflect(Surface(base * one.expand(3, -1), up, directions, rough * one, metal * one, one), light)[0]
     return float((seen / cosine * directions[2] * area).sum())
 
