@@ -253,25 +253,27 @@ def _agreement(found: MapSet) -> Iterator[Check]:
     pair = dict(_whole(found, "normal", "height"))
     if len(pair) < 2 or pair["normal"].shape[1:] != pair["height"].shape[1:]:
         return
-    normal, height = (torch.from_numpy(pair[name][None].astype(np.float64)) for name in ("normal", "height"))
-    normal = normal / torch.linalg.vector_norm(normal, dim=1, keepdim=True).clamp_min(1e-6)
+    normal, height = (torch.from_numpy(pair[name][None]) for name in ("normal", "height"))
+    normal = normal / normal.square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
     rows, columns = height.shape[-2:]
     axes = "xy" if found.seamless is None else found.seamless
     size = found.size_m or (1.0, rows / columns)
-    turned = normal * torch.tensor([1.0, -1.0, 1.0], dtype=normal.dtype)[:, None, None]
     given = None if found.size_m is None else found.depth_m
-    errors = []
-    for candidate in (normal, turned):
+
+    def error(candidate: torch.Tensor) -> float:
         depth = fit_depth(candidate, height, size_m=size, seamless=axes) if given is None else given
-        errors.append(_mean_angle(candidate, normal_from_height(height, depth_m=depth, size_m=size, seamless=axes)))
-    tilt = _mean_angle(normal, torch.tensor([0.0, 0.0, 1.0], dtype=normal.dtype)[:, None, None].expand_as(normal))
+        return _mean_angle(candidate, normal_from_height(height, depth_m=depth, size_m=size, seamless=axes))
+
+    angle, tilt = error(normal), float(torch.rad2deg(torch.acos(normal[:, 2].clamp(-1, 1))).mean())
     bar = min(NORMAL_DEGREES[1], max(NORMAL_DEGREES[0], 0.5 * tilt))
-    good = errors[0] <= bar
+    good = angle <= bar
     message = "at the depth that fits best" if given is None else ""
     if not good:
-        message = f"mean angle in degrees; turned from DirectX it would be {errors[1]:.3g}" if (
-            errors[1] < 0.7 * errors[0]) else f"mean angle in degrees, of a mean tilt of {tilt:.3g}"  # fmt: skip
-    yield Check(name="agreement", map="normal", status=_verdict(good), value=errors[0], bar=bar, message=message)
+        turned = error(normal * torch.tensor([1.0, -1.0, 1.0])[:, None, None])
+        message = f"mean angle in degrees, of a mean tilt of {tilt:.3g}"
+        if turned < 0.7 * angle:
+            message = f"mean angle in degrees; turned from DirectX it would be {turned:.3g}"
+    yield Check(name="agreement", map="normal", status=_verdict(good), value=angle, bar=bar, message=message)
 
 
 def _depth(found: MapSet) -> Iterator[Check]:
@@ -286,9 +288,9 @@ def _basecolor(found: MapSet) -> Iterator[Check]:
     maps = dict(_whole(found, "basecolor", "metallic"))
     if "basecolor" not in maps:
         return
-    shown = np.clip(maps["basecolor"], 0, 1).astype(np.float64)
+    shown = np.clip(maps["basecolor"], 0, 1)
     light = np.where(shown <= 0.04045, shown / 12.92, ((shown + 0.055) / 1.055) ** 2.4)
-    luminance = np.tensordot(np.array([0.2126, 0.7152, 0.0722]), light, 1)
+    luminance = np.tensordot(np.array([0.2126, 0.7152, 0.0722], np.float32), light, 1)
     encoded = np.where(luminance <= 0.0031308, 12.92 * luminance, 1.055 * luminance ** (1 / 2.4) - 0.055) * 255
     metallic = maps.get("metallic", np.zeros((1, *luminance.shape)))[0]
     if metallic.shape != luminance.shape:
@@ -352,5 +354,6 @@ def _wrap_over_largest(values: NDArray[np.float32], dim: int) -> float:
 
 def _mean_angle(a: torch.Tensor, b: torch.Tensor) -> float:
     """Degrees between unit vectors (1, 3, H, W), by atan2: acos loses half the digits near 0."""
-    sine = torch.linalg.vector_norm(torch.linalg.cross(a, b, dim=1), dim=1)
-    return float(torch.rad2deg(torch.atan2(sine, (a * b).sum(1))).mean())
+    (ax, ay, az), (bx, by, bz) = a[0], b[0]  # by component: several times faster than over that axis
+    sine = ((ay * bz - az * by).square() + (az * bx - ax * bz).square() + (ax * by - ay * bx).square()).sqrt()
+    return float(torch.rad2deg(torch.atan2(sine, ax * bx + ay * by + az * bz)).double().mean())

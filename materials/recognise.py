@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,9 @@ from typing import Any, get_args
 import numpy as np
 
 from materials.errors import ZelligeError
+from materials.files import MANIFEST, SCHEMA_VERSION
 from materials.mapset import SUFFIXES, FoundMap, MapSet, read_image
 from materials.material import CHANNELS, MAPS, Seamlessness
-
-_MANIFEST = "material.json"
 
 _WORDS: dict[str, tuple[str, ...]] = {
     "basecolor": ("basecolor", "basecolour", "albedo", "diffuse", "diff", "color", "colour", "col", "bc", "basemap"),
@@ -69,7 +69,7 @@ def read_maps(
         names = sorted(path.name for path in folder.iterdir() if path.is_file())
     except OSError as error:
         raise ZelligeError(f"Expected a folder of maps, but got {folder} ({error.strerror}).") from error
-    found = _listed(folder) if _MANIFEST in names else _named(folder, names, directx)
+    found = _listed(folder) if MANIFEST in names else _named(folder, names, directx)
     return MapSet(
         source=str(folder),
         maps=found.maps,
@@ -111,7 +111,7 @@ def _named(folder: Path, names: list[str], directx: bool) -> MapSet:
         if kind and Path(name).suffix.lower() in SUFFIXES:
             files.append(_File(folder / name, kind, prefix))
     if not files:
-        raise ZelligeError(f"Expected a folder with {_MANIFEST} or with maps such as wall_basecolor.png and "
+        raise ZelligeError(f"Expected a folder with {MANIFEST} or with maps such as wall_basecolor.png and "
                            f"wall_normal.png, but {folder} holds none.")  # fmt: skip
     chosen: dict[str, _File] = {}
     notes: list[str] = []
@@ -169,18 +169,24 @@ def _unpacked(maps: dict[str, FoundMap], notes: list[str]) -> dict[str, FoundMap
 def _listed(folder: Path) -> MapSet:
     """By the manifest; a file that it lists and that is gone is left out."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_bytes())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         listed = {str(name): folder / Path(entry["file"]).name for name, entry in manifest["maps"].items()}
         directx = manifest["maps"].get("normal", {}).get("convention") == "directx"
         depth = manifest["maps"].get("height", {}).get("depth_m")
         width, length = (float(v) for v in manifest["size_m"])
         seamless: Seamlessness = manifest["seamless"]
         locks = manifest.get("request", {}).get("lock") or {}
+        depth = None if depth is None else float(depth)
+        if manifest["schema"] != SCHEMA_VERSION:
+            raise ValueError(f"its schema is {manifest['schema']!r}, not {SCHEMA_VERSION}")
         if seamless not in get_args(Seamlessness) or not isinstance(locks, dict):
             raise ValueError(f"seamless is {seamless!r}")
-        depth = None if depth is None else float(depth)
+        if not all(math.isfinite(v) and v > 0 for v in (width, length)):
+            raise ValueError(f"the size is {width} by {length} metres")
+        if depth is not None and not (math.isfinite(depth) and depth >= 0):
+            raise ValueError(f"the depth is {depth} metres")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ZelligeError(f"Expected a material, but {folder / _MANIFEST} is damaged ({error!r}).") from error
+        raise ZelligeError(f"Expected a material, but {folder / MANIFEST} is damaged ({error}).") from error
     maps = {name: _read(path, name) for name, path in listed.items() if name in (*MAPS, "ao") and path.is_file()}
     if directx and "normal" in maps:
         maps["normal"] = _flipped(maps["normal"])
@@ -191,7 +197,7 @@ def _listed(folder: Path) -> MapSet:
         size_m=(width, length),
         seamless=seamless,
         locked=frozenset(name for name, value in locks.items() if _is_plain(value)),
-        notes=(f"as {_MANIFEST} lists them",),
+        notes=(f"as {MANIFEST} lists them",),
     )
 
 

@@ -289,9 +289,19 @@ def test_folders_of_this_program(tmp_path: Path, material: Material) -> None:
     assert check_material(tmp_path).passed
     (tmp_path / "height.png").unlink()
     only(check_material(tmp_path), "maps", "height")
-    (tmp_path / "material.json").write_text("{}")
-    with pytest.raises(ZelligeError, match="is damaged"):
-        check_material(tmp_path)
+    manifest = (tmp_path / "material.json").read_text()
+    for old, new in (
+        (manifest, "{}"),
+        ('"schema": "1"', '"schema": "9"'),
+        (f'"depth_m": {material.depth_m}', '"depth_m": NaN'),
+        (f'"depth_m": {material.depth_m}', '"depth_m": -1'),
+        ('"seamless": "xy"', '"seamless": "z"'),
+        ('"size_m": [', '"size_m": [0, '),
+    ):
+        assert old in manifest
+        (tmp_path / "material.json").write_text(manifest.replace(old, new))
+        with pytest.raises(ZelligeError, match="is damaged"):
+            check_material(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
