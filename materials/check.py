@@ -38,7 +38,7 @@ whose green points the wrong way is off by more than that, and a flat one by all
 DIELECTRIC_SRGB = (30, 240)
 METAL_SRGB = (155, 255)
 """Brightness of base colour, 8-bit sRGB of its luminance. The wider of the two ranges of Allegorithmic's Comprehensive
-PBR Guide (2018, volume 2) and its validation filters: dielectrics 30 (strict: 50) to 240, metals 155 (strict: 180) to
+PBR Guide (volume 2) and its validation filter: dielectrics 30 (strict: 50) to 240, metals 155 (strict: 180) to
 255, that is 60 % (70 %) reflectance and more."""
 BASECOLOR_SHARE = 0.1
 """Largest share of texels outside those ranges: cavities and a few stains are dark."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".ti
 SUFFIXES = (*_FORMATS, ".exr")
 """Endings of the files that can be read."""
 
+_MOST_TEXELS = 1 << 28
+"""16384 x 16384: a file of a few bytes can claim any size."""
 _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L")
 
 
@@ -122,6 +125,9 @@ def _own_png(path: Path) -> tuple[NDArray[np.float32], int] | None:
         raise ZelligeError(f"Expected a readable image, but got {path} ({error.strerror}).") from error
     if len(head) < 29 or head[24] not in (8, 16) or head[25] == 3 or head[28]:
         return None
+    width, height = struct.unpack_from(">II", head, 16)
+    if width * height > _MOST_TEXELS:
+        raise ZelligeError(f"Expected an image of at most {_MOST_TEXELS} pixels, but {path} has {width}x{height}.")
     pixels = read_png(path).pixels
     top = 255 if pixels.dtype == np.uint8 else 65535
     return (pixels / top).astype(np.float32), pixels.itemsize * 8

@@ -312,6 +312,29 @@ def test_broken_images_are_one_sentence(tmp_path: Path, content: bytes, suffix: 
         check_material(tmp_path)
 
 
+def test_images_that_claim_to_be_huge(tmp_path: Path, material: Material) -> None:
+    save(tmp_path, "a_albedo.png", material.basecolor)
+    data = bytearray((tmp_path / "a_albedo.png").read_bytes())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    (tmp_path / "a_albedo.png").write_bytes(data)
+    with pytest.raises(ZelligeError, match=r"at most 268435456 pixels, but .* has 60000x60000"):
+        check_material(tmp_path)
+
+
+def test_grey_alpha_interlaced_and_palette(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
+    kinds = {"LA": grey.convert("LA"), "RGBA": grey.convert("RGBA"), "1": grey.convert("1"), "P": grey.convert("P"),
+             "CMYK": grey.convert("CMYK")}  # fmt: skip
+    for mode, image in kinds.items():
+        file = tmp_path / ("a_roughness.tif" if mode == "CMYK" else "a_roughness.png")
+        image.save(file)
+        found = read_maps(tmp_path).maps["roughness"]
+        assert found.values.shape == (1, 8, 8) and found.bits == 8, mode
+        if mode != "1":
+            assert np.abs(found.values[0] * 255 - np.asarray(grey)).max() <= 1, mode
+        file.unlink()
+
+
 def test_command(tmp_path: Path, material: Material, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad, empty = (tmp_path / name for name in ("good", "bad", "empty"))
     save_material(material, good, previews=False)
