@@ -6,18 +6,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from materials.check import check_material
+    from materials.export import export_material
     from materials.files import load_material, save_material
     from materials.material import Material
     from materials.pipeline import MaterialPipeline
-    from materials.preview import render
+    from materials.rendering import render
 
-__all__ = ["Material", "MaterialPipeline", "load_material", "render", "save_material"]
+__all__ = [
+    "Material", "MaterialPipeline", "check_material", "export_material", "load_material", "render", "save_material",
+]  # fmt: skip
 
 _HOMES = {
     "Material": "materials.material",
     "MaterialPipeline": "materials.pipeline",
+    "check_material": "materials.check",
+    "export_material": "materials.export",
     "load_material": "materials.files",
-    "render": "materials.preview",
+    "render": "materials.rendering",
     "save_material": "materials.files",
 }
 

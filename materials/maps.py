@@ -1,4 +1,4 @@
-"""Relations between the maps of a material: height to normal and back, both made consistent, ambient occlusion."""
+"""Relations between the maps of a material: height to normal and back, both made consistent, occlusion, curvature."""
 
 from __future__ import annotations
 
@@ -191,10 +191,59 @@ def ambient_occlusion(
         for down, right in offsets:
             view = padded[:, :, reach + down : reach + down + rows, reach + right : reach + right + columns]
             distance = torch.sqrt((right * texel_x) ** 2 + (down * texel_y) ** 2)
+            if field.requires_grad:  # what is written over cannot be differentiated
+                tangent = torch.maximum(tangent, (view - field) / distance)
+                continue
             torch.sub(view, field, out=step)
             torch.maximum(tangent, step.div_(distance), out=tangent)
-        total += 1 / (1 + tangent.square_())  # cos^2 of the horizon's elevation
+        total = total + 1 / (1 + tangent.square())  # cos^2 of the horizon's elevation
     return (total / directions).clamp(0, 1)
+
+
+def curvature(
+    height: Tensor,
+    *,
+    depth_m: float | Tensor,
+    size_m: tuple[float, float] | Tensor,
+    seamless: str = "xy",
+) -> Tensor:
+    """Mean curvature of a height field in 1/m: above 0 on ridges and bumps, below 0 in grooves.
+
+    Minus half the divergence of grad z / sqrt(1 + |grad z|^2) (do Carmo 1976, section 3-3), with slopes between
+    neighbouring texels, so that the finest detail counts: 1 / R on a ball of radius R, 1 / (2 R) on a round bar. Axes
+    that do not wrap go on straight beyond their border.
+
+    Args:
+        height: (N, 1, H, W) in [0, 1].
+        depth_m: metres between height 0 and 1, a number or (N,).
+        size_m: (width, height) in metres or (N, 2).
+        seamless: the axes that wrap: none, x, y or xy.
+
+    Returns:
+        (N, 1, H, W), 1/m.
+    """
+    if height.ndim != 4 or height.shape[1] != 1:
+        raise ValueError(f"Expected height of shape (N, 1, H, W), but got {tuple(height.shape)}")
+    _check_axes(seamless)
+    rows, columns = height.shape[-2:]
+    size = _pair(size_m, height).to(height.dtype)
+    texel = {3: size[:, 0].reshape(-1, 1, 1, 1) / columns, 2: size[:, 1].reshape(-1, 1, 1, 1) / rows}
+    z = height * torch.as_tensor(depth_m, dtype=height.dtype, device=height.device).reshape(-1, 1, 1, 1)
+    centre = {dim: _difference(z, dim, axis in seamless) / texel[dim] for dim, axis in ((3, "x"), (2, "y"))}
+    total = torch.zeros_like(z)
+    for dim, axis in ((3, "x"), (2, "y")):
+        if z.shape[dim] == 1:
+            continue
+        # on the edges between a texel and the next: slope along, and mean slope across
+        along = (torch.roll(z, -1, dim) - z) / texel[dim]
+        across = (centre[5 - dim] + torch.roll(centre[5 - dim], -1, dim)) * 0.5
+        flux = along / torch.sqrt(1 + along.square() + across.square())
+        change = (flux - torch.roll(flux, 1, dim)) / texel[dim]
+        if axis not in seamless:
+            change.narrow(dim, 0, 1).zero_()
+            change.narrow(dim, change.shape[dim] - 1, 1).zero_()
+        total = total + change
+    return -0.5 * total
 
 
 def _reach_index(count: int, reach: int, wrap: bool, device: torch.device) -> Tensor:

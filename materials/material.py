@@ -55,7 +55,7 @@ class Material:
     def __post_init__(self) -> None:
         rows, columns = self.basecolor.shape[-2:] if self.basecolor.ndim == 3 else (0, 0)
         for name in MAPS:
-            value: Tensor = getattr(self, name)
+            value: Tensor = getattr(self, name).detach()
             expected = (CHANNELS[name], rows, columns)
             if rows < 1 or columns < 1 or tuple(value.shape) != expected:
                 wanted = f"({CHANNELS[name]}, {rows or 'H'}, {columns or 'W'})"
@@ -66,10 +66,11 @@ class Material:
             floor = -1.0 if name == "normal" else 0.0
             if not (low >= floor - 1e-4 and high <= 1 + 1e-4):  # also false for NaN
                 raise ZelligeError(f"Expected {name} in [{floor:g}, 1], but got {low:.4g} to {high:.4g}.")
-        length = float((torch.linalg.vector_norm(self.normal, dim=0) - 1).abs().max())
+        normal = self.normal.detach()
+        length = float((torch.linalg.vector_norm(normal, dim=0) - 1).abs().max())
         if length > 1e-3:
             raise ZelligeError(f"Expected unit normals, but got lengths up to {length:.4g} away from 1.")
-        if float(self.normal[2].min()) <= 0:
+        if float(normal[2].min()) <= 0:
             raise ZelligeError("Expected normals that point out of the surface (Z above 0), but got Z at or below 0.")
         if not (math.isfinite(self.depth_m) and self.depth_m >= 0):
             raise ZelligeError(f"Expected depth_m of 0 or more metres, but got {self.depth_m}.")

@@ -1,4 +1,4 @@
-"""PNG files of 8 or 16 bits, grey or RGB, with metadata and colour space: Pillow writes no 16-bit RGB.
+"""PNG files of 8 or 16 bits, grey, RGB or RGBA, with metadata and colour space: Pillow writes no 16-bit RGB.
 
 Format: W3C Portable Network Graphics (third edition). The encoder uses the filters None, Sub and Up; the decoder reads
 every filter, without interlacing.
@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from materials.atomic import replacing
 from materials.errors import ZelligeError
 
-ColourSpace = Literal["srgb", "linear"]
+ColourSpace = Literal["srgb", "linear", "raw"]
 Pixels: TypeAlias = NDArray[np.uint8 | np.uint16]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STRIP_BYTES = 1 << 20
+_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 
 
 class Png(NamedTuple):
-    """A decoded file: `pixels` (C, H, W), uint8 or uint16, C 1 or 3; `text` its tEXt and iTXt entries."""
+    """A decoded file: `pixels` (C, H, W), uint8 or uint16, C 1, 3 or 4; `text` its tEXt and iTXt entries."""
 
     pixels: Pixels
     text: dict[str, str]
@@ -35,12 +36,13 @@ class Png(NamedTuple):
 def write_png(
     path: str | Path, pixels: Pixels, *, colour: ColourSpace, text: Mapping[str, str] | None = None, level: int = 6
 ) -> Path:
-    """Write (C, H, W) uint8 or uint16 pixels, C 1 or 3, to `path`: whole, or not at all.
+    """Write (C, H, W) uint8 or uint16 pixels, C 1, 3 or 4 (the last is alpha), to `path`: whole, or not at all.
 
     Args:
         path: the file; it is written under another name in the same folder, then renamed.
         pixels: the values that the file shall hold, exactly.
-        colour: "srgb" writes an sRGB chunk, "linear" a gAMA chunk of 1.0.
+        colour: "srgb" writes an sRGB chunk, "linear" a gAMA chunk of 1.0, "raw" neither: programs that heed gAMA
+            (Unity, browsers) would bend the values of a data map.
         text: keyword (1 to 79 Latin-1 characters) to text, stored as iTXt.
         level: zlib level, 0 to 9.
 
@@ -48,20 +50,20 @@ def write_png(
         OutputError: where the folder is not writable or full.
         ZelligeError: for another shape, dtype or keyword.
     """
-    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or pixels.size == 0:
-        raise ZelligeError(f"Expected pixels of shape (1 or 3, H, W), but got {pixels.shape}.")
+    if pixels.ndim != 3 or pixels.shape[0] not in _COLOUR_TYPES or pixels.size == 0:
+        raise ZelligeError(f"Expected pixels of shape (1, 3 or 4, H, W), but got {pixels.shape}.")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ZelligeError(f"Expected uint8 or uint16 pixels, but got {pixels.dtype}.")
     entries = [_text_body(key, value) for key, value in (text or {}).items()]
     channels, rows, columns = pixels.shape
-    header = struct.pack(">IIBBBBB", columns, rows, pixels.itemsize * 8, 2 if channels == 3 else 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", columns, rows, pixels.itemsize * 8, _COLOUR_TYPES[channels], 0, 0, 0)
     path = Path(path)
     with replacing(path) as handle:
         handle.write(_SIGNATURE)
         _chunk(handle, b"IHDR", header)
         if colour == "srgb":
             _chunk(handle, b"sRGB", b"\0")  # perceptual intent
-        else:
+        elif colour == "linear":
             _chunk(handle, b"gAMA", struct.pack(">I", 100_000))
         for body in entries:
             _chunk(handle, b"iTXt", body)
@@ -75,8 +77,8 @@ def write_png(
     return path
 
 
-def read_png(path: str | Path) -> Png:
-    """Read a grey or RGB file of 8 or 16 bits without interlacing; an alpha channel is dropped.
+def read_png(path: str | Path, *, alpha: bool = False) -> Png:
+    """Read a grey or RGB file of 8 or 16 bits without interlacing; an alpha channel is dropped unless `alpha` is set.
 
     Raises ZelligeError where the file is missing, damaged or of another kind.
     """
@@ -110,7 +112,9 @@ def read_png(path: str | Path) -> Png:
         raise ZelligeError(f"Expected a whole PNG file, but {path} is damaged ({error}).") from error
     plain = _unfiltered(lines, step)
     samples = plain.view(">u2").astype(np.uint16) if bits == 16 else plain
-    pixels = samples.reshape(rows, columns, channels).transpose(2, 0, 1)[: 1 if channels < 3 else 3]
+    pixels = samples.reshape(rows, columns, channels).transpose(2, 0, 1)
+    if not alpha:
+        pixels = pixels[: 1 if channels < 3 else 3]
     return Png(np.ascontiguousarray(pixels), text)
 
 

@@ -7,30 +7,24 @@ from mipmaps whose shortened mean normals widen the highlight (Toksvig 2005).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from materials.errors import SizeError
-from materials.maps import ambient_occlusion
 from materials.material import Material
 from materials.shading import (
     BALL_STUDIO,
     FLAT_STUDIO,
-    Surface,
     column,
     dot,
     linear_to_srgb,
-    norm,
     shade,
-    srgb_to_linear,
     tone_map,
     unit,
 )
+from materials.texture import Texture, stack, surface
 
-_LARGEST_TEXTURE = 1024
 _RADIUS = 1.0
 _CAMERA = (0.0, 2.15, 5.4)
 _TARGET = (0.0, 0.86, 0.0)
@@ -38,8 +32,6 @@ _FIELD_OF_VIEW = math.radians(27.5)
 _BACKDROP = ((0.030, 0.031, 0.034), (0.105, 0.110, 0.118))
 _RELIEF_STEPS = 18
 _SHADOW_STEPS = 10
-_MAX_RELIEF = 0.09
-"""Deepest relief as a share of the ball's radius: parallax mapping cannot show more without stretching."""
 
 
 def render(material: Material, size: tuple[int, int] = (512, 512), *, repeat: float = 2.0) -> Tensor:
@@ -58,7 +50,7 @@ def render(material: Material, size: tuple[int, int] = (512, 512), *, repeat: fl
         raise SizeError(f"Expected a preview of 16 to 4096 pixels a side, but got {width}x{height}.")
     if not (math.isfinite(repeat) and repeat > 0):
         raise ValueError(f"Expected repeat above 0, but got {repeat}.")
-    texture = _Texture.of(material, _RADIUS * math.pi / repeat)
+    texture = Texture.of(material, _RADIUS * math.pi / repeat)
     eye, rays, pixel = _camera(width, height)
     centre = torch.tensor((0.0, _RADIUS, 0.0))[:, None]
     to_centre = centre - eye
@@ -82,35 +74,14 @@ def flat(material: Material, repeat: tuple[int, int] = (2, 2), *, largest: int =
     width, height = material.size
     scale = min(1.0, largest / max(width * repeat[0], height * repeat[1]))
     columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
-    maps = _stack(material, (rows, columns))
+    maps = stack(material, (rows, columns))
     texels = (material.size_m[0] / columns, material.size_m[1] / rows)
     key = FLAT_STUDIO.lights[0].direction
     ones = torch.ones(rows * columns)
     view = torch.stack([ones * 0, ones * 0, ones])
     visible = _tile_shadow(maps[6], material, texels, key)
-    lit = shade(_surface(maps.flatten(1), view, None), FLAT_STUDIO, (visible, 1.0, 1.0))
+    lit = shade(surface(maps.flatten(1), view, None), FLAT_STUDIO, (visible, 1.0, 1.0))
     return linear_to_srgb(tone_map(lit)).reshape(3, rows, columns).repeat(1, repeat[1], repeat[0])
-
-
-def _stack(material: Material, size: tuple[int, int]) -> Tensor:
-    """(10, h, w): linear base 3, normal 3 (averaged, so not longer than 1), height, roughness, metallic, occlusion."""
-    maps = torch.cat([srgb_to_linear(material.basecolor), material.normal, material.height])
-    maps = torch.cat([maps, material.roughness, material.metallic])[None]
-    if maps.shape[-2:] != size:
-        maps = F.interpolate(maps, size=size, mode="area")
-    relief = {"depth_m": material.depth_m, "size_m": material.size_m, "seamless": material.seamless}
-    return torch.cat([maps, ambient_occlusion(maps[:, 6:7], directions=12, **relief)], dim=1)[0]
-
-
-def _surface(maps: Tensor, view: Tensor, frame: Tensor | None) -> Surface:
-    """From sampled maps (10, P); `frame` (3, 3, P) holds tangent, bitangent and normal, None the axes themselves."""
-    normal, length = maps[3:6], norm(maps[3:6]).clamp(0.1, 1)
-    if frame is not None:
-        normal = normal[0] * frame[0] + normal[1] * frame[1] + normal[2] * frame[2]
-    alpha2 = maps[7].clamp(0.03, 1).pow(4)
-    # Toksvig: the spread of normals inside one pixel acts as roughness
-    alpha2 = (alpha2 + 0.5 * (1 - length) / length).clamp(max=1)
-    return Surface(maps[:3].clamp(0, 1), unit(normal), view, alpha2.pow(0.25), maps[8].clamp(0, 1), maps[9].clamp(0, 1))
 
 
 def _tile_shadow(
@@ -127,55 +98,6 @@ def _tile_shadow(
     return seen.clamp(0, 1).flatten()
 
 
-@dataclass(frozen=True)
-class _Texture:
-    """Mipmaps of the maps, (1, 10, h + 2, w + 2) each with a wrapped border, and the tile's size in the scene."""
-
-    levels: tuple[Tensor, ...]
-    tile: tuple[float, float]
-    relief: float
-
-    @staticmethod
-    def of(material: Material, tile: float) -> _Texture:
-        width, height = material.size
-        scale = min(1.0, _LARGEST_TEXTURE / max(width, height))
-        maps = _stack(material, (max(1, round(height * scale)), max(1, round(width * scale))))[None]
-        levels = [maps]
-        while max(maps.shape[-2:]) > 4:
-            maps = F.interpolate(maps, size=[max(1, (n + 1) // 2) for n in maps.shape[-2:]], mode="area")
-            levels.append(maps)
-        aspect = material.size_m[1] / material.size_m[0]
-        # the longer side of a strip keeps the tile size, so that its short side stays visible
-        size = (tile, tile * aspect) if aspect <= 1 else (tile / aspect, tile)
-        relief = min(material.depth_m / material.size_m[0] * size[0], _MAX_RELIEF)
-        return _Texture(tuple(F.pad(m, (1, 1, 1, 1), mode="circular") for m in levels), size, relief)
-
-    def level(self, footprint: Tensor) -> Tensor:
-        """Mip level (P,) whose texels are as large as `footprint` (P,) in the scene."""
-        rows, columns = (n - 2 for n in self.levels[0].shape[-2:])
-        texel = max(self.tile[0] / columns, self.tile[1] / rows)
-        return torch.log2(footprint / texel).clamp(0, len(self.levels) - 1)
-
-    def read(self, uv: Tensor, level: int, channels: slice = slice(None)) -> Tensor:
-        """Bilinear values (C, P) at `uv` (2, P) in tiles, v downwards."""
-        source = self.levels[level][:, channels]
-        rows, columns = source.shape[-2] - 2, source.shape[-1] - 2
-        wrapped = uv - uv.floor()
-        x = (wrapped[0] * columns + 1) * (2 / (columns + 2)) - 1
-        y = (wrapped[1] * rows + 1) * (2 / (rows + 2)) - 1
-        grid = torch.stack([x, y], dim=-1)[None, None]
-        return F.grid_sample(source, grid, mode="bilinear", align_corners=False)[0, :, 0]
-
-    def read_smooth(self, uv: Tensor, level: Tensor) -> Tensor:
-        """Trilinear values (10, P)."""
-        out = torch.zeros(10, uv.shape[1])
-        for index in range(int(level.min()), min(int(level.max()) + 2, len(self.levels))):
-            weight = 1 - (level - index).abs()
-            chosen = weight > 0
-            out[:, chosen] += weight[chosen] * self.read(uv[:, chosen], index)
-        return out
-
-
 def _camera(width: int, height: int) -> tuple[Tensor, Tensor, float]:
     """Eye (3, 1), unit ray directions (3, height * width), and the size of a pixel at distance 1."""
     eye = torch.tensor(_CAMERA)[:, None]
@@ -190,7 +112,7 @@ def _camera(width: int, height: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _lit(
-    texture: _Texture, uv: Tensor, frame: Tensor, view: Tensor, footprint: Tensor, shadow: Tensor | float
+    texture: Texture, uv: Tensor, frame: Tensor, view: Tensor, footprint: Tensor, shadow: Tensor | float
 ) -> Tensor:
     """(3, P) radiance of relief-mapped points with tangent `frame` (3, 3, P), seen along `view` (3, P)."""
     level = texture.level(footprint)
@@ -201,10 +123,10 @@ def _lit(
     key = column(BALL_STUDIO.lights[0].direction, view)
     towards = torch.stack([dot(key, axis) for axis in frame])
     visible = _self_shadow(texture, uv, height, towards, coarse) * shadow
-    return shade(_surface(maps, view, frame), BALL_STUDIO, (visible, 1.0, 1.0))
+    return shade(surface(maps, view, frame), BALL_STUDIO, (visible, 1.0, 1.0))
 
 
-def _relief(texture: _Texture, uv: Tensor, seen: Tensor, level: int) -> tuple[Tensor, Tensor]:
+def _relief(texture: Texture, uv: Tensor, seen: Tensor, level: int) -> tuple[Tensor, Tensor]:
     """Where the view rays meet the relief: uv (2, P) and the height there (P,)."""
     slope = seen[:2] / seen[2].clamp_min(0.3) * texture.relief
     full = torch.stack([-slope[0] / texture.tile[0], slope[1] / texture.tile[1]])
@@ -223,7 +145,7 @@ def _relief(texture: _Texture, uv: Tensor, seen: Tensor, level: int) -> tuple[Te
     return uv + full * depth, 1 - depth
 
 
-def _self_shadow(texture: _Texture, uv: Tensor, height: Tensor, towards: Tensor, level: int) -> Tensor:
+def _self_shadow(texture: Texture, uv: Tensor, height: Tensor, towards: Tensor, level: int) -> Tensor:
     """(P,) share of the key light that passes the relief."""
     if texture.relief <= 0:
         return torch.ones_like(height)
@@ -238,7 +160,7 @@ def _self_shadow(texture: _Texture, uv: Tensor, height: Tensor, towards: Tensor,
 
 
 def _ball(
-    texture: _Texture, eye: Tensor, rays: Tensor, along: Tensor, miss: Tensor, pixel: float, centre: Tensor
+    texture: Texture, eye: Tensor, rays: Tensor, along: Tensor, miss: Tensor, pixel: float, centre: Tensor
 ) -> Tensor:
     distance = along - torch.sqrt((_RADIUS**2 - miss.square()).clamp_min(0))
     normal = unit(eye + rays * distance - centre)
@@ -260,7 +182,7 @@ def _ball(
 
 
 def _background(
-    texture: _Texture, eye: Tensor, rays: Tensor, pixel: float, centre: Tensor, skip: Tensor
+    texture: Texture, eye: Tensor, rays: Tensor, pixel: float, centre: Tensor, skip: Tensor
 ) -> Tensor:
     """(3, P) the ground, fading into a plain backdrop."""
     low, high = (torch.tensor(c)[:, None] for c in _BACKDROP)

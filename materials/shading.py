@@ -65,21 +65,35 @@ def shade(surface: Surface, studio: Studio, visibility: tuple[Tensor | float, ..
     diffuse = surface.base * (1 - surface.metallic)
     out = _ambient(surface, studio, alpha, n_v, f0, diffuse)
     for light, arrives in zip(studio.lights, visibility, strict=True):
-        direction = column(light.direction, surface.base)
-        n_l = dot(surface.normal, direction)
-        half = unit(surface.view + direction)
-        n_h = dot(surface.normal, half).clamp(0, 1)
-        fresnel = (1 - dot(surface.view, half).clamp(0, 1)).pow(5)
-        lit = n_l.clamp(0, 1) * arrives
-        a2 = alpha.square()
-        distribution = a2 / (math.pi * ((n_h * n_h) * (a2 - 1) + 1).square())
-        n_l = n_l.clamp(1e-3, 1)
-        smith = n_l * torch.sqrt(n_v * n_v * (1 - a2) + a2) + n_v * torch.sqrt(n_l * n_l * (1 - a2) + a2)
-        specular = (distribution * 0.5 / smith) * math.pi
-        reflected = f0 + (1 - f0) * fresnel
-        glossy = diffuse * (1 - (DIELECTRIC_F0 + (1 - DIELECTRIC_F0) * fresnel)) + reflected * specular
-        out += glossy * lit * column(light.colour, surface.base)
+        out += _reflected(surface, light, alpha, n_v, f0, diffuse, arrives)
     return out
+
+
+def reflect(surface: Surface, light: Light) -> Tensor:
+    """(3, P) radiance that one light causes: the glTF BRDF times the cosine times pi times the light's colour."""
+    alpha = surface.roughness.square().clamp_min(_MIN_ALPHA)
+    n_v = dot(surface.normal, surface.view).clamp(1e-3, 1)
+    f0 = DIELECTRIC_F0 + (surface.base - DIELECTRIC_F0) * surface.metallic
+    return _reflected(surface, light, alpha, n_v, f0, surface.base * (1 - surface.metallic), 1.0)
+
+
+def _reflected(
+    surface: Surface, light: Light, alpha: Tensor, n_v: Tensor, f0: Tensor, diffuse: Tensor, arrives: Tensor | float
+) -> Tensor:
+    direction = column(light.direction, surface.base)
+    n_l = dot(surface.normal, direction)
+    half = unit(surface.view + direction)
+    n_h = dot(surface.normal, half).clamp(0, 1)
+    fresnel = (1 - dot(surface.view, half).clamp(0, 1)).pow(5)
+    lit = n_l.clamp(0, 1) * arrives
+    a2 = alpha.square()
+    distribution = a2 / (math.pi * ((n_h * n_h) * (a2 - 1) + 1).square())
+    n_l = n_l.clamp(1e-3, 1)
+    smith = n_l * torch.sqrt(n_v * n_v * (1 - a2) + a2) + n_v * torch.sqrt(n_l * n_l * (1 - a2) + a2)
+    specular = (distribution * 0.5 / smith) * math.pi
+    reflected = f0 + (1 - f0) * fresnel
+    glossy = diffuse * (1 - (DIELECTRIC_F0 + (1 - DIELECTRIC_F0) * fresnel)) + reflected * specular
+    return glossy * lit * column(light.colour, surface.base)
 
 
 def _ambient(
@@ -146,7 +160,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 def norm(a: Tensor) -> Tensor:
     """Lengths (P,) of vectors (3, P); several times faster than `vector_norm` over the first axis."""
-    return dot(a, a).sqrt()
+    return dot(a, a).clamp_min(1e-30).sqrt()  # the root has no slope at 0
 
 
 def unit(a: Tensor) -> Tensor:

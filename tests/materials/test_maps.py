@@ -9,6 +9,7 @@ from torch import Tensor
 
 from materials.maps import (
     ambient_occlusion,
+    curvature,
     fit_depth,
     height_from_normal,
     height_to_range,
@@ -176,3 +177,56 @@ def test_bad_input_is_explained() -> None:
             call(height, depth_m=1.0, size_m=SIZE_M, seamless="z")
         with pytest.raises(ValueError, match=r"\(N, 1, H, W\)"):
             call(normal, depth_m=1.0, size_m=SIZE_M)
+
+
+def test_curvature_of_a_ball_a_bar_and_a_saddle() -> None:
+    rows, columns, size = 96, 120, (1.2, 0.96)  # 1 cm a texel
+    y, x = ((torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * 0.01 for n in (rows, columns))
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    middle = (slice(None), slice(None), slice(38, 58), slice(50, 70))
+    for shape, radius, expected in (
+        (torch.sqrt(4 - x.square() - y.square()), 2.0, 1.0),
+        (torch.sqrt(4 - x.square()) + 0 * y, 2.0, 0.5),
+        (torch.sqrt(4 - y.square()) + 0 * x, 2.0, 0.5),
+        (-torch.sqrt(4 - x.square() - y.square()), 2.0, -1.0),
+        (0.2 * (x.square() - y.square()), 1.0, 0.0),
+        (0.7 * x - 0.4 * y, 1.0, 0.0),
+    ):
+        found = curvature(shape[None, None], depth_m=1.0, size_m=size, seamless="none")
+        wanted = torch.full_like(found, expected / radius)
+        # second order in 1 cm over 2 m; off its centre a saddle is bent by the square of its slope, 0.04
+        torch.testing.assert_close(found[middle], wanted[middle], atol=1e-3, rtol=1e-4)
+    tilted = curvature((0.7 * x - 0.4 * y)[None, None], depth_m=1.0, size_m=size, seamless="none")
+    assert float(tilted.abs().max()) < 1e-5  # the border too
+
+
+def test_curvature_wraps_and_knows_metres() -> None:
+    height = smooth(48, 64)
+    kwargs = {"depth_m": 0.05, "size_m": SIZE_M}
+    whole = curvature(height, **kwargs)
+    for shift, seamless in (((5, 11), "xy"), ((0, 11), "x"), ((5, 0), "y")):
+        moved = curvature(torch.roll(height, shift, (2, 3)), seamless=seamless, **kwargs)
+        plain = curvature(height, seamless=seamless, **kwargs)
+        torch.testing.assert_close(moved, torch.roll(plain, shift, (2, 3)), atol=1e-3, rtol=0)
+    # what flows out of one texel flows into the next: over a torus nothing is left
+    assert float(whole.double().mean().abs()) < 1e-4 * float(whole.abs().max())
+    twice = curvature(height, depth_m=0.1, size_m=(2 * SIZE_M[0], 2 * SIZE_M[1]))
+    torch.testing.assert_close(twice, whole / 2, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(curvature(1 - height, **kwargs), -whole, atol=1e-2, rtol=0)
+    bumps = curvature(height, depth_m=0.001, size_m=(1.0, 48 / 64))
+    assert float((bumps * (height - 0.5)).mean()) > 0
+    for size in ((1, 9), (9, 1), (1, 1), (2, 2)):
+        assert bool(torch.isfinite(curvature(torch.rand(1, 1, *size), seamless="none", **kwargs)).all())
+    with pytest.raises(ValueError, match="shape"):
+        curvature(height[0], **kwargs)
+    with pytest.raises(ValueError, match="none, x, y or xy"):
+        curvature(height, seamless="z", **kwargs)
+
+
+@pytest.mark.parametrize("relief", [8, 20])
+@pytest.mark.parametrize("size", [(128, 128), (96, 171), (65, 256)])
+def test_eight_bit_normals_give_the_height_to_a_hundredth_of_a_texel(size: tuple[int, int], relief: int) -> None:
+    from benchmarks.round_trip import round_trip
+
+    rmse, depth_error = round_trip(size, relief=relief, wavelength=24, seed=3)
+    assert rmse <= 0.01 and depth_error <= 0.01

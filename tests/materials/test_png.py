@@ -20,6 +20,17 @@ def ramp(channels: int, dtype: type, size: tuple[int, int] = (37, 53)) -> np.nda
     return np.random.default_rng(0).integers(0, top, (channels, *size)).astype(dtype)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_alpha_is_kept_when_asked_for(tmp_path: Path, dtype: type[np.uint8] | type[np.uint16]) -> None:
+    top = np.iinfo(dtype).max
+    pixels = np.random.default_rng(0).integers(0, top, (4, 7, 9), endpoint=True).astype(dtype)
+    path = write_png(tmp_path / "a.png", pixels, colour="linear")
+    np.testing.assert_array_equal(read_png(path, alpha=True).pixels, pixels)
+    np.testing.assert_array_equal(read_png(path).pixels, pixels[:3])
+    if dtype is np.uint8:  # Pillow reads 16-bit RGBA as 8 bits
+        np.testing.assert_array_equal(np.asarray(Image.open(path)).transpose(2, 0, 1), pixels)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("size", [(37, 53), (1, 1), (1, 64), (64, 1)])
@@ -93,9 +104,9 @@ def test_cut_and_flipped_files_are_damaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "text", "words"),
     [
-        (np.zeros((2, 4, 4), np.uint8), {}, "1 or 3, H, W"),
-        (np.zeros((3, 4), np.uint8), {}, "1 or 3, H, W"),
-        (np.zeros((1, 0, 4), np.uint8), {}, "1 or 3, H, W"),
+        (np.zeros((2, 4, 4), np.uint8), {}, "1, 3 or 4, H, W"),
+        (np.zeros((3, 4), np.uint8), {}, "1, 3 or 4, H, W"),
+        (np.zeros((1, 0, 4), np.uint8), {}, "1, 3 or 4, H, W"),
         (np.zeros((1, 4, 4), np.float32), {}, "uint8 or uint16"),
         (np.zeros((1, 4, 4), np.uint8), {"": "x"}, "keyword"),
         (np.zeros((1, 4, 4), np.uint8), {"k" * 80: "x"}, "keyword"),

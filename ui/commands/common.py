@@ -9,6 +9,8 @@ import re
 import sys
 import warnings
 
+from asd.errors import ZelligeError
+
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -41,6 +43,16 @@ def number(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"a number, but got {text[:80]!r}") from None
+
+
+def metres(text: str | None) -> tuple[float, float] | None:
+    """The width and height in metres that --size-m says, such as 1.5x1."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)x([0-9]*\.?[0-9]+)", text)
+    if not match:
+        raise ZelligeError(f"Expected --size-m to be WIDTHxHEIGHT in metres, such as 1.5x1, but got {text[:80]!r}")
+    return float(match[1]), float(match[2])
 
 
 def write_line(line: str) -> None:

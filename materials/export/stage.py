@@ -1,0 +1,72 @@
+"""A folder of packs that is complete or absent: made under a hidden name beside its place, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from materials.errors import OutputError
+
+MANIFEST = "pack.json"
+"""The file that makes a folder an export; it lists every other file."""
+
+
+def check_place(out: Path, *, overwrite: bool) -> None:
+    """Raise OutputError unless `out` is absent, empty, or with `overwrite` an earlier export and nothing else."""
+    try:
+        entries = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+        empty = not out.exists() or not any(out.iterdir())
+    except NotADirectoryError as error:
+        raise OutputError(f"Expected an output folder, but got the file {out}.") from error
+    except OSError as error:
+        raise OutputError(f"Expected to read {out}, but the system refused: {error.strerror}.") from error
+    if empty:
+        return
+    if not overwrite:
+        raise OutputError(f"Expected the output folder to be absent or empty, but {out} holds files "
+                          "(overwrite replaces an earlier export).")  # fmt: skip
+    if os.path.ismount(out):
+        raise OutputError(f"Expected a folder that can be replaced whole, but {out} is a mount point.")
+    try:
+        manifest = json.loads((out / MANIFEST).read_bytes())
+        known = {MANIFEST, *(str(name) for name in manifest["files"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"Expected {out} to hold an earlier export, but it has no {MANIFEST} of one.") from error
+    if foreign := [name for name in entries if name not in known]:
+        raise OutputError(f"Expected {out} to hold an earlier export and nothing else, but it holds {foreign[0]!r}.")
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A new hidden folder beside `out` that takes its place when the block ends without an error.
+
+    Whatever stops the block, the hidden folder is removed and `out` stays as it was. Raises OutputError where the
+    system refuses.
+    """
+    place = out.resolve()
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    stage = place.with_name(f".{place.name}.{token}.tmp")
+    old = place.with_name(f".{place.name}.{token}.old")
+    try:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            stage.mkdir()
+            yield stage
+            if place.exists():
+                place.rename(old)
+            try:
+                stage.rename(place)
+            except BaseException:
+                if old.exists():
+                    old.rename(place)
+                raise
+        except OSError as error:
+            raise OutputError(f"Expected to write {out}, but the system refused: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
