@@ -161,7 +161,7 @@ def write_sheet(found: Sequence[Item], scores: Doubles, folder: Path, count: int
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the unpacked packages")
     parser.add_argument("--official", type=Path, help="TexTile's model.safetensors")
     parser.add_argument("--limit", type=int, help="only so many of the checked tiles")

@@ -11,13 +11,14 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.images import open_image, resize, to_rgb
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 KINDS = (
     "tile", "random_crop", "one_axis", "swapped_halves", "rotation", "shear", "hue_seam", "feathered_seam", "lighting",

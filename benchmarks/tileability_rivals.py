@@ -42,7 +42,7 @@ def _p98(image: NDArray[np.float32]) -> float:
 
 def _tiling_scores(image: NDArray[np.float32]) -> tuple[float, float, float]:
     """|left - right| at the wrap and a pixel to either side of it, on [0, 1]."""
-    image = image / 255
+    image = image / np.float32(255)
     return (
         float(np.abs(image[:, 0] - image[:, -1]).mean()),
         float(np.abs(image[:, 1] - image[:, 0]).mean()),

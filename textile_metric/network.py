@@ -86,6 +86,9 @@ class TileNet(nn.Module):
     """(N, 3, H, W) in [0, 1] to `Logits`. Exact on the torus: a roll of the image rolls columns and rows, x and y
     stay."""
 
+    calibration: Tensor
+    """Slope and offset that make probabilities of logits, fitted on held-out views."""
+
     def __init__(self) -> None:
         super().__init__()
         self.enter = nn.Conv1d(FIGURES, WIDTH, 1)
@@ -98,12 +101,11 @@ class TileNet(nn.Module):
         )  # fmt: skip
         self.leave = nn.Sequential(_Norm(WIDTH), nn.Conv1d(WIDTH, 1, 1))
         nn.init.constant_(self.leave[1].bias, -5.0)  # pyright: ignore[reportArgumentType]  # most columns are no seam
-        # the slope and offset that make probabilities of logits, fitted on held-out views
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
 
     def forward(self, images: Tensor) -> Logits:
         columns, rows = self.seams(images), self.seams(images.transpose(2, 3))
-        slope, offset = self.calibration  # pyright: ignore[reportGeneralTypeIssues]  # a buffer
+        slope, offset = self.calibration
         x, y = (offset - slope * found.logsumexp(1) for found in (columns, rows))
         return Logits(x, y, columns, rows)
 

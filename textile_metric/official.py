@@ -89,6 +89,9 @@ def _down(channels: int) -> nn.Sequential:
 class OfficialTexTile(nn.Module):
     """Called like `tileability`: images to scores (N,) in (0, 1), higher tiles better. Always in eval mode."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
@@ -115,7 +118,7 @@ class OfficialTexTile(nn.Module):
 
     def logits(self, img: ImageLike) -> Tensor:
         """(N,) unbounded. In this order: 2 x 2 repeats, resized to 512 x 512, normalised (ImageNet)."""
-        images = as_images(img).to(self.mean)  # pyright: ignore[reportArgumentType, reportCallIssue]  # a buffer
+        images = as_images(img).to(self.mean)
         images = images.repeat(1, 1, 2, 2)
         images = F.interpolate(images, (RESOLUTION, RESOLUTION), mode="bilinear", antialias=True)
         features = self.features((images - self.mean) / self.std)

@@ -172,8 +172,8 @@ def finish(net: TileNet, sources: Sources, out: Path, generator: torch.Generator
     known = truth >= 0
     slope, offset = fit(score[known], truth[known])
     # on top of what a resumed network already carries
-    net.calibration[1] = net.calibration[1] * slope + offset  # pyright: ignore[reportIndexIssue]  # a buffer
-    net.calibration[0] = net.calibration[0] * slope  # pyright: ignore[reportIndexIssue]
+    net.calibration[1] = net.calibration[1] * slope + offset
+    net.calibration[0] = net.calibration[0] * slope
     good = score[known & (truth == 1)]
     say(f"held out: AUC {auc(score[known & (truth == 0)], good):.4f}, slope {slope:.3f}, offset {offset:.3f}")
     for number, name in enumerate(KINDS):

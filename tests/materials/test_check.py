@@ -176,6 +176,7 @@ def test_basecolor_limits(material: Material) -> None:
 
 def test_basecolor_limits_themselves_are_inside(material: Material) -> None:
     for limit in (30, 240):
+
         def change(values: Values, limit: int = limit) -> Values:
             values[:] = limit / 255
             values[:, ::9] = 0.4  # not flat, and it repeats in x and nearly so in y

@@ -392,9 +392,7 @@ def test_edges_that_do_not_repeat_are_clamped(material: Material, tmp_path: Path
     assert "texture_repeat = false" in (tmp_path / "out/godot/deck.tres").read_text()
 
 
-@pytest.mark.parametrize(
-    ("size", "words"), [((1024, 1024), "1K"), ((1024, 512), "1024x512"), ((512, 512), "512x512")]
-)
+@pytest.mark.parametrize(("size", "words"), [((1024, 1024), "1K"), ((1024, 512), "1024x512"), ((512, 512), "512x512")])
 def test_resolution_in_names(size: tuple[int, int], words: str) -> None:
     x = torch.zeros(8, size[1] // 16, size[0] // 16)
     small = Material.from_network(x, depth_m=0.01, size_m=(1.0, 1.0))

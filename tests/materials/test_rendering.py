@@ -230,6 +230,7 @@ def middle(picture: Tensor) -> float:
 @pytest.mark.parametrize(("tilt", "light"), [((0.4, 0.0), aim(1, 0, 1)), ((0.0, 0.4), aim(0, 1, 1))])
 def test_tilted_normals_face_their_light(shape: Shape, tilt: tuple[float, float], light: Light) -> None:
     """Red to the right and green upwards, OpenGL, on every shape."""
+
     def brightness(x: float, y: float) -> float:
         return middle(render(plain(tilt=(x, y)), (48, 48), shape=shape, lights=[light], linear=True))
 

@@ -32,7 +32,7 @@ DESCRIPTION = (
     "across the border over the median step inside; about 1 for a tile)."
 )
 EPILOG = "Exit codes: 0 done, 1 a score is below --min, 2 a file is no readable image or bad input (wins over 1)."
-COLUMNS = ("path", "width", "height", "both", "x", "y", "seam_x", "seam_y", "verdict")
+COLUMNS: tuple[str, ...] = ("path", "width", "height", "both", "x", "y", "seam_x", "seam_y", "verdict")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
