@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Train on a lent GPU machine whose calls are short: stage data over several calls, train in the background, watch.
 #   stage PATH...           copy files or folders into $STAGE
-#   train AE_MIN UNET_MIN   start autoencoder, then U-Net, on all GPUs (AE_MIN 0: use the staged vae/)
+#   train AE_MIN UNET_MIN [TILE_MIN]   start tileability, autoencoder, U-Net, one after the other, on all GPUs, each
+#                           for so many minutes; 0 leaves one out (the U-Net then uses the staged vae/)
 #   join NAME               put staged pieces NAME.00, NAME.01, … together as NAME
 #   watch SECONDS           wait, print the logs' ends, copy logs, the sample sheet and the autoencoder to $OUT
 #   pieces FILE FIRST LAST  copy that range of a result's 15 MiB pieces to $OUT
@@ -27,13 +28,19 @@ train)
     cat > "$STAGE/chain.sh" <<CHAIN
 set -e
 cd $STAGE/code
+if [ "${3:-0}" != 0 ]; then
+    torchrun --standalone --nproc_per_node $gpus -m training.tileability --packs $STAGE/.pack --out $STAGE/run --minutes ${3:-0} \
+        ${TILE_ARGS:-} > $STAGE/run/tile.log 2>&1
+fi
 if [ "$1" != 0 ]; then
     torchrun --standalone --nproc_per_node $gpus -m training.autoencoder --packs $STAGE/.pack --lite0 $STAGE/lite0.safetensors \
         --out $STAGE/run --minutes $1 ${AE_ARGS:-} > $STAGE/run/ae.log 2>&1
     rm -rf $STAGE/vae; cp -r $STAGE/run/vae $STAGE/vae
 fi
-torchrun --standalone --nproc_per_node $gpus -m training.diffusion --packs $STAGE/.pack --vae $STAGE/vae --text $STAGE/text \
-    --out $STAGE/run --minutes $2 ${UNET_ARGS:-} > $STAGE/run/unet.log 2>&1
+if [ "$2" != 0 ]; then
+    torchrun --standalone --nproc_per_node $gpus -m training.diffusion --packs $STAGE/.pack --vae $STAGE/vae --text $STAGE/text \
+        --out $STAGE/run --minutes $2 ${UNET_ARGS:-} > $STAGE/run/unet.log 2>&1
+fi
 touch $STAGE/run/done
 CHAIN
     setsid nohup bash "$STAGE/chain.sh" > "$STAGE/run/chain.log" 2>&1 &
@@ -44,12 +51,12 @@ watch)
         pgrep -f chain.sh > /dev/null || break
         sleep 1
     done
-    for log in chain ae unet; do
+    for log in chain tile ae unet; do
         [ -f "$STAGE/run/$log.log" ] && echo "== $log" && tail -n "${LINES_OF_LOG:-12}" "$STAGE/run/$log.log" | cut -c1-600
     done
     nvidia-smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader
     cp "$STAGE"/run/*.jsonl "$OUT/" 2> /dev/null || true
-    cp "$STAGE/run/sheet.jpg" "$OUT/" 2> /dev/null || true
+    cp "$STAGE/run/sheet.jpg" "$STAGE/run/tileability.safetensors" "$OUT/" 2> /dev/null || true
     mkdir -p "$OUT/vae" && cp "$STAGE"/run/vae/* "$OUT/vae/" 2> /dev/null || true
     ;;
 join)
