@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
+    from asd.exact_vae import ExactTiledVAE
     from asd.seamless import Seamless
 
-__all__ = ["CheckpointError", "OutputError", "Seamless", "SizeError", "ZelligeError"]
+__all__ = ["CheckpointError", "ExactTiledVAE", "OutputError", "Seamless", "SizeError", "ZelligeError"]
 
 _HOMES = {
     "CheckpointError": "asd.errors",
+    "ExactTiledVAE": "asd.exact_vae",
     "OutputError": "asd.errors",
     "Seamless": "asd.seamless",
     "SizeError": "asd.errors",

@@ -93,10 +93,10 @@ class Seamless:
         if isinstance(module, nn.Conv2d):
             padding = _padding(module)
             if padding is not None:
-                stack.enter_context(_replaced(module, "_conv_forward", self._conv(module, padding)))
+                stack.enter_context(replaced(module, "_conv_forward", self._conv(module, padding)))
         elif type(module).__name__ == "Downsample2D" and getattr(module, "use_conv", False) and not _pads(module):
             # diffusers' autoencoder encoders pad one side with zeros before an unpadded strided convolution.
-            stack.enter_context(_replaced(module, "forward", self._downsample(module)))
+            stack.enter_context(replaced(module, "forward", self._downsample(module)))
 
     def _conv(self, conv: nn.Conv2d, padding: tuple[int, int]) -> Callable[..., Tensor]:
         pad_y, pad_x = padding
@@ -167,7 +167,7 @@ def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _replaced(module: nn.Module, name: str, function: Callable[..., Tensor]) -> Iterator[None]:
+def replaced(module: nn.Module, name: str, function: Callable[..., Tensor]) -> Iterator[None]:
     """Set an instance attribute that shadows a method, and put back what was there."""
     had, before = name in module.__dict__, module.__dict__.get(name)
     module.__dict__[name] = function
