@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .errors import OutputError, SizeError
-from .seamless import SeamlessAxes, parse_axes, replaced
+from .patching import replaced
+from .seamless import SeamlessAxes, parse_axes
 from .vae_canvas import Canvas, Moments
 from .vae_layers import (
     Attend,
