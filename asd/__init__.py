@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
     from asd.exact_vae import ExactTiledVAE
+    from asd.sampling import denoise
     from asd.seamless import Seamless
+    from asd.tiles import TilePlan
 
-__all__ = ["CheckpointError", "ExactTiledVAE", "OutputError", "Seamless", "SizeError", "ZelligeError"]
+__all__ = [
+    "CheckpointError",
+    "ExactTiledVAE",
+    "OutputError",
+    "Seamless",
+    "SizeError",
+    "TilePlan",
+    "ZelligeError",
+    "denoise",
+]
 
 _HOMES = {
     "CheckpointError": "asd.errors",
@@ -18,7 +29,9 @@ _HOMES = {
     "OutputError": "asd.errors",
     "Seamless": "asd.seamless",
     "SizeError": "asd.errors",
+    "TilePlan": "asd.tiles",
     "ZelligeError": "asd.errors",
+    "denoise": "asd.sampling",
 }
 
 

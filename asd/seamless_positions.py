@@ -108,7 +108,7 @@ def _rotary(stack: ExitStack, model: nn.Module, wrap: tuple[bool, bool], extent:
 
 
 def _extent(ids: Tensor) -> Extent:
-    """The image's size from its tokens' ids (tokens, axes); reference images, which differ in the first id, don't count."""
+    """The image's size from its tokens' ids (tokens, axes), less reference images, which differ in the first id."""
     ids = ids[ids[:, 0] == ids[0, 0]].cpu().double()
     sides = []
     for axis in ROTARY_AXES:
