@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from pathlib import Path
 
 import pytest
 
+from asd.torchvision_guard import guard_torchvision
 from ui.cli import _parser
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/pitfalls.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/any-size.md", "docs/pitfalls.md"]
 HAS_WEIGHTS = (ROOT / "materials" / "weights" / "model_index.json").is_file()
 
 
@@ -27,6 +29,17 @@ def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     scope: dict[str, object] = {"__name__": "readme"}
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), scope)
+
+
+def test_any_size_python_runs() -> None:
+    guard_torchvision()
+    snippets = blocks("docs/any-size.md", "python")
+    assert snippets
+    scope: dict[str, object] = {"__name__": "any-size"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
+        for snippet in snippets:
+            exec(compile(snippet, "docs/any-size.md", "exec"), scope)
 
 
 def test_readme_commands_are_accepted() -> None:
