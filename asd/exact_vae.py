@@ -229,7 +229,9 @@ class _Runner:
         folder: Path | None,
     ) -> Canvas:
         norm = None
-        if step.norm is not None and moments is not None:
+        if step.norm is not None:
+            if moments is None:
+                raise TilingError("Expected a layer before the first norm, but got none.")
             norm = _given(step.norm, *moments.result(), self.device)
         extents = [sizes(step.layers, side, axis) for axis, side in enumerate(main.data.shape[-2:])]
         canvas: Canvas | None = None
