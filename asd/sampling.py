@@ -114,13 +114,13 @@ def predict(
     kind = canvas.dtype
     for at in range(0, len(jobs), batch):
         part = jobs[at : at + batch]
-        tiles = torch.stack([canvas[n][:, row.cells][:, :, column.cells] for n, row, column in part])
-        height, width = tiles.shape[-2:]
-        places = [Place(n, int(row.cells[0]), int(column.cells[0]), height, width) for n, row, column in part]
+        places = [Place(n, row.cells, column.cells) for n, row, column in part]
+        tiles = torch.stack([place.crop(canvas) for place in places])
         answers = model_fn(tiles, timestep, places)
         if answers.shape[0] != len(part) or answers.shape[2:] != tiles.shape[2:]:
             raise TileError(
-                f"Expected predictions of shape ({len(part)}, C, {height}, {width}), but got {tuple(answers.shape)}."
+                f"Expected predictions of shape ({len(part)}, C, {tiles.shape[2]}, {tiles.shape[3]}), "
+                f"but got {tuple(answers.shape)}."
             )
         if made is None:
             # sums of many halves: in the prediction's own half precision they would lose what blending gains

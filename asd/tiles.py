@@ -48,14 +48,33 @@ class Strip(NamedTuple):
     weight: Tensor
 
 
-class Place(NamedTuple):
-    """Where a tile lies: image in the batch, canvas row and column of its first cell, height and width in cells."""
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a tile lies: the image of the batch, and the canvas rows and columns that it shows, in its own order."""
 
     sample: int
-    y: int
-    x: int
-    height: int
-    width: int
+    rows: Tensor
+    columns: Tensor
+
+    @property
+    def y(self) -> int:
+        """Canvas row of the tile's first."""
+        return int(self.rows[0])
+
+    @property
+    def x(self) -> int:
+        """Canvas column of the tile's first."""
+        return int(self.columns[0])
+
+    def crop(self, canvas: Tensor, scale: int = 1) -> Tensor:
+        """What the tile shows of another canvas (N, C, H * scale, W * scale): a control image, a smaller image, a mask.
+
+        Of a canvas with N = 1 it is cut for every image of the batch. Returns (C, h * scale, w * scale).
+        """
+        fine = torch.arange(scale)
+        rows, columns = ((cells[:, None] * scale + fine).flatten() for cells in (self.rows, self.columns))
+        image = canvas[self.sample if len(canvas) > 1 else 0]
+        return image[:, rows.to(canvas.device)][:, :, columns.to(canvas.device)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from asd.sampling import StepDone, denoise, predict
 from asd.seamless import Seamless, SeamlessAxes
-from asd.tiles import Method, Place, TileError, TilePlan
+from asd.tiles import Border, Method, Place, TileError, TilePlan
 from asd.torchvision_guard import guard_torchvision
 
 guard_torchvision()
@@ -154,7 +154,7 @@ def test_places_say_what_a_tile_shows(method: Method) -> None:
 
     def look(tiles: Tensor, timestep: Any, places: Sequence[Place]) -> Tensor:
         for tile, place in zip(tiles, places, strict=True):
-            expected = x[place.sample].roll((-place.y, -place.x), (-2, -1))[:, : place.height, : place.width]
+            expected = x[place.sample].roll((-place.y, -place.x), (-2, -1))[:, : tile.shape[1], : tile.shape[2]]
             assert torch.equal(tile, expected)
         seen.extend(places)
         return tiles
@@ -162,6 +162,24 @@ def test_places_say_what_a_tile_shows(method: Method) -> None:
     layout = plan.layout(2)
     predict(look, x, 0, layout, batch=7)
     assert len(seen) == 2 * layout.calls and {place.sample for place in seen} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("seamless", "border"), [("none", "clamp"), ("none", "reflect"), ("x", "clamp"), ("xy", "clamp")]
+)
+def test_control_images_are_cut_like_the_canvas(seamless: SeamlessAxes, border: Border) -> None:
+    cells = noise(2, 1, 40, 48)
+    control = cells.repeat_interleave(8, -1).repeat_interleave(8, -2)
+    layout = TilePlan((40, 48), 16, "fstd", seamless, generator=seeded(), border=border).layout(3)
+
+    def look(tiles: Tensor, timestep: Any, places: Sequence[Place]) -> Tensor:
+        for tile, place in zip(tiles, places, strict=True):
+            assert torch.equal(place.crop(control, 8)[:, ::8, ::8], tile)
+            assert place.crop(control, 8).shape == (1, 128, 128)
+            assert torch.equal(place.crop(cells[:1]), tile) or place.sample == 1
+        return tiles
+
+    assert torch.equal(predict(look, cells, 0, layout), cells)
 
 
 def test_prompts_per_tile_reach_their_place() -> None:

@@ -206,7 +206,7 @@ class Vignette:
     def __call__(self, tiles: Tensor, timestep: Any, places: Sequence[Place]) -> Tensor:
         height, width = tiles.shape[-2:]
         fault = torch.linspace(-1, 1, width)[None] + torch.linspace(-1, 1, height)[:, None]
-        shown = [self.velocity.roll((-p.y, -p.x), (-2, -1))[:, :height, :width] for p in places]
+        shown = [place.crop(self.velocity[None]) for place in places]
         return torch.stack(shown) + 0.15 * fault
 
 
