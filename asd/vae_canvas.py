@@ -21,14 +21,20 @@ class Canvas:
         self._path = path
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int], dtype: torch.dtype, folder: Path | None) -> Canvas:
-        """A canvas in host memory, or in a file of its own in `folder`.
+    def empty(
+        cls,
+        shape: tuple[int, int, int],
+        dtype: torch.dtype,
+        folder: Path | None = None,
+        device: torch.device | None = None,
+    ) -> Canvas:
+        """A canvas in host memory or on a device, or in a file of its own in `folder`.
 
         Raises:
             OutputError: the file can't be made, or the disk has no room for it.
         """
         if folder is None:
-            return cls(torch.empty(shape, dtype=dtype))
+            return cls(torch.empty(shape, dtype=dtype, device=device))
         count = shape[0] * shape[1] * shape[2]
         size = count * torch.empty(0, dtype=dtype).element_size()
         try:

@@ -310,8 +310,8 @@ def _downsample(sampler: Any) -> Conv:
 
 
 def _norm(module: nn.Module) -> Norm:
-    if not isinstance(module, nn.GroupNorm):
-        raise TilingError(f"Expected GroupNorm, but got {type(module).__name__}.")
+    if not isinstance(module, nn.GroupNorm) or module.weight is None:
+        raise TilingError(f"Expected GroupNorm with weights, but got {module}.")
     return Norm(module)
 
 

@@ -167,6 +167,46 @@ def test_halo_wider_than_the_canvas_wraps_as_often_as_needed() -> None:
     close(ExactTiledVAE(vae, tile=8, seamless="xy").decode(z).sample, whole)
 
 
+HOLDS = {"nothing": 0, "some": 8 * 64 * 64 * 4, "all": 10**9}
+
+
+@pytest.mark.parametrize("seamless", ["none", "xy"])
+@pytest.mark.parametrize("hold", list(HOLDS))
+@pytest.mark.parametrize("name", ["kl f2", "kl of two layers", "kl with attention in its blocks", "tiny"])
+@torch.no_grad()
+def test_computing_again_equals_waiting(name: str, hold: str, seamless: SeamlessAxes) -> None:
+    vae = MODELS[name]()
+    factor = FACTORS.get(name, 2)
+    z, x = latents(vae, 35, 24, batch=2), images(35 * factor, 24 * factor)
+    tiled = ExactTiledVAE(vae, tile=8, seamless=seamless, hold=HOLDS[hold])
+    with Seamless(vae, seamless):
+        decoded, encoded = vae.decode(z).sample, code(vae.encode(x))
+    close(tiled.decode(z).sample, decoded)
+    close(code(tiled.encode(x)), encoded)
+
+
+@torch.no_grad()
+def test_what_is_held_is_no_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = kl(layers_per_block=2)
+    made: list[int] = []
+    empty = Canvas.empty.__func__  # pyright: ignore[reportFunctionMemberAccess] - a classmethod's function
+
+    def seen(cls: type[Canvas], shape: tuple[int, int, int], *rest: Any) -> Canvas:
+        made.append(4 * shape[0] * shape[1] * shape[2])
+        return empty(cls, shape, *rest)
+
+    monkeypatch.setattr(Canvas, "empty", classmethod(seen))
+    hold = 4 * 16 * 64 * 64  # the canvas at twice the latents' size, of 16 channels
+    z = latents(vae, 32, 32)
+    ExactTiledVAE(vae, tile=8, hold=hold).decode(z)
+    image = 4 * 3 * 256 * 256
+    assert max(made[:-1]) == hold and made[-1] == image
+    made.clear()
+    ExactTiledVAE(vae, tile=8, hold=0).decode(z)
+    # the latent grid for attention, and the result
+    assert made == [4 * 16 * 32 * 32, image]
+
+
 @torch.no_grad()
 def test_batches_tuples_and_double_precision() -> None:
     vae = small_kl().double()
@@ -275,10 +315,10 @@ class Peak(TorchDispatchMode):
         return made
 
 
-def measured(vae: Any, side: int, *, tile: int | None, monkeypatch: pytest.MonkeyPatch) -> Peak:
+def measured(vae: Any, side: int, *, tile: int | None, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Peak:
     z = latents(vae, side, side)
     with torch.no_grad(), monkeypatch.context() as patches, Peak(patches) as peak:
-        (ExactTiledVAE(vae, tile=tile) if tile else vae).decode(z)
+        (ExactTiledVAE(vae, tile=tile, **options) if tile else vae).decode(z)
     return peak
 
 
@@ -301,6 +341,13 @@ def test_kl_holds_a_tile_and_at_attention_the_latent_grid(monkeypatch: pytest.Mo
     assert made[24].largest <= 16 * 4 * (8 * 8 + 4) ** 2
     assert made[24].largest == made[48].largest
     assert made[48].peak < measured(vae, 48, tile=None, monkeypatch=monkeypatch).peak / 4
+    # computing again sees all layers' surroundings at once, still of one tile
+    small = small_kl(mid_block_add_attention=False)
+    again = {side: measured(small, side, tile=8, monkeypatch=monkeypatch, hold=0) for side in (40, 48)}
+    assert again[40].largest == again[48].largest
+    # up to the numbers gathered from each tile
+    assert again[48].peak == pytest.approx(again[40].peak, rel=0.01)
+    assert again[48].peak < measured(small, 48, tile=None, monkeypatch=monkeypatch).peak / 4
 
 
 def test_receptive_field_is_read_from_the_modules() -> None:
@@ -386,6 +433,10 @@ def test_unsupported_models_are_errors(tmp_path: Path) -> None:
         ExactTiledVAE(small_kl(), seamless="both")  # pyright: ignore[reportArgumentType] - the error is the point
     with pytest.raises(OutputError, match="spill to be a folder"):
         ExactTiledVAE(small_kl(), spill=tmp_path / "none")
+    wrong: list[dict[str, Any]] = [{"hold": -1}, {"hold": 0, "spill": tmp_path}]
+    for options in wrong:
+        with pytest.raises(TilingError, match="hold as a number of bytes"):
+            ExactTiledVAE(small_kl(), **options)
     vae = small_kl()
     with Seamless(vae, "x"), pytest.raises(TilingError, match=r"seamless=\.\.\."):
         ExactTiledVAE(vae).decode(latents(vae, 8, 8))
