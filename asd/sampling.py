@@ -59,7 +59,7 @@ def denoise(
     tile too is cut in another place at each step, which a network on a torus doesn't see and any other needs.
 
     Args:
-        model_fn: the network.
+        model_fn: the network, in `Seamless` along `plan.tile_seamless` and no other axis.
         latents: starting noise, scaled by `scheduler.init_noise_sigma`, or a noised image.
         scheduler: with its time steps set.
         plan: for a canvas of this size.

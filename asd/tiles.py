@@ -153,6 +153,20 @@ class TilePlan:
         self._wrap = (wrap_y, wrap_x)
         self._start: list[float] = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
 
+    @property
+    def tile_seamless(self) -> SeamlessAxes:
+        """The axes along which a tile is all of the torus: the network belongs in `Seamless` along these alone.
+
+        Along others a tile's two sides are no neighbours, and a circular network would bring in what isn't there.
+        """
+        names = "".join(
+            name
+            for name, size, wrap in zip("xy", self.size[::-1], self._wrap[::-1], strict=True)
+            if wrap and size <= self.tile
+        )
+        axes: dict[str, SeamlessAxes] = {"": "none", "x": "x", "y": "y", "xy": "xy"}
+        return axes[names]
+
     def layout(self, step: int) -> Layout:
         """The tiles of step 0, 1, ...; any order, the same for the same step."""
         offsets = self._offsets(step)

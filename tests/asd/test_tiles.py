@@ -191,6 +191,15 @@ def test_canvas_within_one_tile_is_one_tile() -> None:
     assert len({int(made.layout(step).columns[0].cells[0]) for step in range(STEPS)}) > 20
 
 
+def test_network_is_seamless_where_a_tile_is_the_torus() -> None:
+    for seamless in AXES:
+        assert plan((64, 64), 64, seamless=seamless).tile_seamless == seamless
+        assert plan((65, 65), 64, seamless=seamless).tile_seamless == "none"
+    assert plan((128, 40), 64, seamless="xy").tile_seamless == "x"
+    assert plan((40, 128), 64, seamless="xy").tile_seamless == "y"
+    assert plan((40, 128), 64, seamless="x").tile_seamless == "none"
+
+
 def test_plans_that_cannot_be_are_errors() -> None:
     build: Any = TilePlan
     cases: list[tuple[type[ValueError], str, tuple[Any, ...]]] = [
