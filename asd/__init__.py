@@ -7,16 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
+    from asd.exact_vae import ExactTiledVAE
+    from asd.sampling import denoise
     from asd.seamless import Seamless
+    from asd.tiles import TilePlan
 
-__all__ = ["CheckpointError", "OutputError", "Seamless", "SizeError", "ZelligeError"]
+__all__ = [
+    "CheckpointError",
+    "ExactTiledVAE",
+    "OutputError",
+    "Seamless",
+    "SizeError",
+    "TilePlan",
+    "ZelligeError",
+    "denoise",
+]
 
 _HOMES = {
     "CheckpointError": "asd.errors",
+    "ExactTiledVAE": "asd.exact_vae",
     "OutputError": "asd.errors",
     "Seamless": "asd.seamless",
     "SizeError": "asd.errors",
+    "TilePlan": "asd.tiles",
     "ZelligeError": "asd.errors",
+    "denoise": "asd.sampling",
 }
 
 

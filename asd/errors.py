@@ -17,3 +17,7 @@ class CheckpointError(ZelligeError):
 
 class OutputError(ZelligeError):
     """An output folder or file that cannot be written: no permission, no space, not a folder."""
+
+
+class SeamlessError(ZelligeError):
+    """A model that can't be made seamless the way that was asked."""

@@ -1,28 +1,25 @@
-"""Seamless convolutions: a network on a torus, a cylinder, or neither."""
+"""Seamless networks: on a torus, a cylinder, or neither."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import ZelligeError
+from .errors import SeamlessError
+from .patching import replaced
+from .seamless_positions import is_transformer, make_periodic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
 MIN_MENDED = 256
 """Shortest side for which mending the border beats padding a copy."""
 SeamlessAxes = Literal["none", "x", "y", "xy"]
-
-
-class SeamlessError(ZelligeError):
-    """A model that can't be made seamless the way that was asked."""
 
 
 def parse_axes(axes: str) -> tuple[bool, bool]:
@@ -47,33 +44,52 @@ def wrap_pad(x: Tensor, left: int, right: int, dim: int) -> Tensor:
 
 
 class Seamless:
-    """Context manager that makes every convolution of some models circular along the axes asked for.
+    """Context manager that makes some models see a torus along the axes asked for.
 
-    Inside it `roll(f(z)) == f(roll(z))` along those axes, for rolls by multiples of the network's total stride, because
-    a circular convolution commutes with a roll and so do norms over space and attention without positions. On an axis
-    not asked for the models keep the padding they came with. Instances are patched, never classes; leaving restores
-    every one of them, also after an exception. Contexts nest: the innermost wins.
+    Convolutions become circular. Inside it `roll(f(z)) == f(roll(z))` along those axes, for rolls by multiples of the
+    network's total stride, because a circular convolution commutes with a roll and so do norms over space and attention
+    without positions. On an axis not asked for the models keep the padding they came with.
+
+    Transformers' positions become periodic (`asd.seamless_positions`): with rotary positions (Flux, Flux.2, Chroma) the
+    attention between image tokens depends on their displacement on the torus alone; text tokens have a place of their
+    own, so that a roll of the input may still change what is drawn where. With added sines and cosines (SD3, PixArt)
+    only the positions' own products have that property: cells across the border are neighbours, but attention may still
+    tell places apart.
+
+    Instances are patched, never classes; leaving restores every one of them, also after an exception. Contexts nest:
+    the innermost wins.
 
     Args:
-        models: one module or several (U-Net, autoencoder, ...).
+        models: one module or several (U-Net, transformer, autoencoder, ...).
         axes: "none", "x" (left meets right), "y" (top meets bottom) or "xy".
+        extent: (height, width) of the torus in tokens, where a transformer is called on parts of it; by default each
+            call's image is the torus.
 
     Raises:
-        SeamlessError: axes is not one of the four; or an axis is to wrap and a model has position embeddings over space
-            or transposed convolutions, for which circular padding doesn't give a torus.
+        SeamlessError: axes is not one of the four; an axis is to wrap and a model has positions of another kind or
+            transposed convolutions; or an extent is given and no model has positions.
     """
 
-    def __init__(self, models: nn.Module | Iterable[nn.Module], axes: SeamlessAxes) -> None:
-        self.models = [models] if isinstance(models, nn.Module) else list(models)
+    def __init__(
+        self,
+        models: nn.Module | Iterable[nn.Module],
+        axes: SeamlessAxes,
+        *,
+        extent: tuple[int, int] | None = None,
+    ) -> None:
+        self.models: list[nn.Module] = [models] if isinstance(models, nn.Module) else list(models)
         self.wrap_x, self.wrap_y = parse_axes(axes)
+        self.extent = extent
+        if extent is not None and (len(extent) != 2 or min(extent) < 1):
+            raise SeamlessError(f"Expected an extent of (height, width) in tokens, at least 1, but got {extent}.")
         self._stack: ExitStack | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             if self.wrap_x or self.wrap_y:
-                for model in self.models:
-                    for name, module in model.named_modules():
-                        self._patch(stack, name, module)
+                placed = [self._enter(stack, model) for model in self.models]
+                if self.extent is not None and not any(placed):
+                    raise SeamlessError("Expected an extent only for models with positions, but none has any.")
             self._stack = stack.pop_all()
         return self
 
@@ -84,8 +100,17 @@ class Seamless:
             self._stack.close()
             self._stack = None
 
-    def _patch(self, stack: ExitStack, name: str, module: nn.Module) -> None:
-        if isinstance(module, nn.ConvTranspose2d) or getattr(module, "pos_embed", None) is not None:
+    def _enter(self, stack: ExitStack, model: nn.Module) -> bool:
+        """Patch one model; whether it has positions."""
+        transformer = is_transformer(model)
+        placed = transformer and make_periodic(stack, model, wrap_x=self.wrap_x, wrap_y=self.wrap_y, extent=self.extent)
+        for name, module in model.named_modules():
+            self._patch(stack, name, module, placed=transformer)
+        return placed
+
+    def _patch(self, stack: ExitStack, name: str, module: nn.Module, *, placed: bool) -> None:
+        positions = not placed and getattr(module, "pos_embed", None) is not None
+        if isinstance(module, nn.ConvTranspose2d) or positions:
             raise SeamlessError(
                 f"Expected convolutions and attention without positions, but got {type(module).__name__} at {name!r}: "
                 "this model can't be made seamless by circular padding; use --seamless none."
@@ -93,10 +118,10 @@ class Seamless:
         if isinstance(module, nn.Conv2d):
             padding = _padding(module)
             if padding is not None:
-                stack.enter_context(_replaced(module, "_conv_forward", self._conv(module, padding)))
+                stack.enter_context(replaced(module, "_conv_forward", self._conv(module, padding)))
         elif type(module).__name__ == "Downsample2D" and getattr(module, "use_conv", False) and not _pads(module):
             # diffusers' autoencoder encoders pad one side with zeros before an unpadded strided convolution.
-            stack.enter_context(_replaced(module, "forward", self._downsample(module)))
+            stack.enter_context(replaced(module, "forward", self._downsample(module)))
 
     def _conv(self, conv: nn.Conv2d, padding: tuple[int, int]) -> Callable[..., Tensor]:
         pad_y, pad_x = padding
@@ -164,17 +189,3 @@ def _padding(conv: nn.Conv2d) -> tuple[int, int] | None:
         return spans[0] // 2, spans[1] // 2
     pad_y, pad_x = conv.padding
     return (int(pad_y), int(pad_x)) if pad_y or pad_x else None
-
-
-@contextmanager
-def _replaced(module: nn.Module, name: str, function: Callable[..., Tensor]) -> Iterator[None]:
-    """Set an instance attribute that shadows a method, and put back what was there."""
-    had, before = name in module.__dict__, module.__dict__.get(name)
-    module.__dict__[name] = function
-    try:
-        yield
-    finally:
-        if had:
-            module.__dict__[name] = before
-        else:
-            module.__dict__.pop(name, None)
