@@ -153,4 +153,4 @@ def _four_dimensions(mask: Tensor, shape: tuple[int, int, int, int], q: Tensor) 
         raise ValueError(
             f"Expected a mask that broadcasts to (B, H, Nq, Nk) = {shape}, but got shape {tuple(mask.shape)}."
         )
-    return mask.reshape(sizes)
+    return (mask if torch.is_grad_enabled() else mask.detach()).reshape(sizes)

@@ -58,6 +58,7 @@ class Backward(Engine):
 
     def _loop(self, side: Side, grads: Gradients) -> None:
         call = self.call
+        self.work = Workspace({}, call.sum_dtype, self.device)  # let go of the one before
         self.work = Workspace(self.backward_sizes(side, set(grads)), call.sum_dtype, self.device)
         queries = {"q": call.q, **self.rows}
         keys = {"k": call.k, "v": call.v}

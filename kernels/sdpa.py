@@ -31,7 +31,7 @@ class SdpaPath:
         mask = call.mask
         if mask is not None and mask.dtype not in (torch.bool, call.q.dtype):
             return f"the mask is {mask.dtype} and q is {call.q.dtype}"
-        if mask is not None and mask.requires_grad and torch.is_grad_enabled():
+        if mask is not None and mask.requires_grad:
             return "its fused kernels give no gradient of a mask"
         inputs = sum(t.numel() for t in (call.q, call.k, call.v)) * call.q.dtype.itemsize
         if _mask_copy(call) > inputs:
@@ -49,13 +49,14 @@ class SdpaPath:
         return BACKENDS.get(choice)
 
     def workspace(self, call: Call) -> int:
-        """An upper bound read off the kernels of PyTorch 2.6 to 2.13."""
+        """An upper bound, as read off and, on the CPU, measured with the kernels of PyTorch 2.13."""
         batch, heads, queries, keys = call.scores
         size, sums = max(call.q.shape[3], call.v.shape[3]), call.sum_dtype.itemsize
         total = 4096 + _mask_copy(call) + sums * batch * heads * queries
         total += kernel_bytes(call, batch * heads, queries, keys)
         if call.needs_grad:
             total += sums * batch * heads * queries
+            total += batch * heads * max(queries, keys) * size * call.q.dtype.itemsize  # one operand made contiguous
             if call.q.dtype != call.sum_dtype:
                 total += batch * heads * (queries + 2 * keys) * size * sums
         return total
@@ -81,7 +82,7 @@ def kernel_bytes(call: Call, heads: int, queries: int, keys: int, device: torch.
     # each thread holds a tile of scores and of output; keys and values of half inputs may be packed anew
     rows, columns = min(queries, 256), min(keys, 512)
     thread = rows * (columns * (2 if call.needs_grad else 1) + size + 4) * sums
-    thread += rows * (columns + size) * item if half else 0
+    thread += (rows * (2 * columns + size) * item + 1024 * (size + 192)) if half else 0
     packed = 2 * heads * (keys + 64) * (size + 64) * item if half else 0
     return torch.get_num_threads() * thread + packed
 

@@ -28,7 +28,7 @@ class Limits(NamedTuple):
     scores: int
 
 
-CPU = Limits(256, 1024, 2**20)
+CPU = Limits(512, 1024, 2**19)
 GPU = Limits(2048, 4096, 2**25)
 
 
@@ -55,7 +55,8 @@ def tiling_for(
         tiling = Tiling(_grid(call, most), 1, 1)
         q, k = tiling.geometry.rows("queries")
     fit = max(1, most.scores // max(1, q * k))
-    tiling = replace(tiling, heads=min(heads, fit), batches=min(batch, max(1, fit // max(1, heads))))
+    heads = max(1, heads)
+    tiling = replace(tiling, heads=min(heads, fit), batches=min(max(1, batch), max(1, fit // heads)))
     budget = math.inf if call.budget_bytes is None else call.budget_bytes
     while needed(call, tiling) > budget:
         smaller = _smaller(tiling)
