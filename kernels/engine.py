@@ -36,11 +36,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tiles of one head, and how many batches and heads go together: several batches only with all heads."""
+    """Tiles of one head, and how many batches and heads go together: several batches only with all heads.
+
+    `is_fused` says that a fused kernel takes every pair of tiles, for an engine that knows one.
+    """
 
     geometry: Geometry
     batches: int
     heads: int
+    is_fused: bool = False
 
     def groups(self, call: Call) -> Iterator[Group]:
         batch, heads = call.scores[:2]
@@ -177,10 +181,11 @@ class Engine:
             and (self.tiling.batches == 1 or tensor.stride(0) == heads * tensor.stride(1))
         )
 
-    def tile_size(self, tensor: Tensor, side: Side) -> int:
-        """Elements of the largest tile of q, k or v when `side` is the outer one."""
-        rows = self.geometry.rows(side)[0 if tensor is self.call.q else 1]
-        return self.tiling.batches * self.tiling.heads * rows * tensor.shape[3]
+    def tile_sizes(self, side: Side) -> dict[str, int]:
+        """Elements of the largest tile of q, k and v when `side` is the outer one."""
+        queries, keys = self.geometry.rows(side)
+        group, size, wide = self.tiling.batches * self.tiling.heads, self.call.q.shape[3], self.call.v.shape[3]
+        return {"q": group * queries * size, "k": group * keys * size, "v": group * keys * wide}
 
     def forward_sizes(self) -> dict[str, int]:
         """Elements of each buffer, in the dtype of sums."""
@@ -189,8 +194,8 @@ class Engine:
         queries, keys = self.geometry.rows("queries")
         sizes = {"scores": group * queries * keys, "acc": group * queries * call.v.shape[3]}
         sizes |= dict.fromkeys(("total", "peak", "top"), group * queries)
-        tiles = {"q": call.q, "k": call.k, "v": call.v}
-        return sizes | {n: self.tile_size(t, "queries") for n, t in tiles.items() if not self.is_direct(t)}
+        copied = {"q": call.q, "k": call.k, "v": call.v}
+        return sizes | {n: e for n, e in self.tile_sizes("queries").items() if not self.is_direct(copied[n])}
 
     def passing_bytes(self, side: Side) -> int:
         """At most so many bytes come and go beside the buffers: masks, indices, copies in another dtype."""

@@ -136,10 +136,10 @@ class Backward(Engine):
         """Elements of each buffer of one loop, in the dtype of sums."""
         call, group = self.call, self.tiling.batches * self.tiling.heads
         queries, keys = self.geometry.rows(side)
-        tiles = {"q": call.q, "k": call.k, "v": call.v}
+        copied, tiles = {"q": call.q, "k": call.k, "v": call.v}, self.tile_sizes(side)
         sizes = dict.fromkeys(("scores", "change"), group * queries * keys)
-        sizes |= {n: self.tile_size(t, side) for n, t in tiles.items() if not self.is_direct(t)}
-        sizes |= {"d" + n: self.tile_size(t, side) for n, t in tiles.items() if n in wanted}
+        sizes |= {n: e for n, e in tiles.items() if not self.is_direct(copied[n])}
+        sizes |= {"d" + n: e for n, e in tiles.items() if n in wanted}
         sizes |= dict.fromkeys(("lse", "delta"), group * queries)
         return sizes | {"grad": group * queries * call.v.shape[3]}
 

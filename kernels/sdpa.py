@@ -33,15 +33,15 @@ class SdpaPath:
             return f"the mask is {mask.dtype} and q is {call.q.dtype}"
         if mask is not None and mask.requires_grad:
             return "its fused kernels give no gradient of a mask"
-        inputs = sum(t.numel() for t in (call.q, call.k, call.v)) * call.q.dtype.itemsize
-        if _mask_copy(call) > inputs:
-            return f"it would make a copy of the mask, {_mask_copy(call)} bytes"
+        copy = _mask_copy(call)
+        if copy and copy > sum(t.numel() for t in (call.q, call.k, call.v)) * call.q.dtype.itemsize:
+            return f"it would make a copy of the mask, {copy} bytes"
         if self.backend(call) is None:
             return "no fused kernel of PyTorch takes this call, and its math backend builds all scores"
+        if call.budget_bytes is None:
+            return None
         needed = self.workspace(call)
-        if call.budget_bytes is not None and needed > call.budget_bytes:
-            return f"it needs {needed} bytes"
-        return None
+        return f"it needs {needed} bytes" if needed > call.budget_bytes else None
 
     def backend(self, call: Call) -> str | None:
         """Which fused kernel PyTorch would take, or None for none."""

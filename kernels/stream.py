@@ -132,11 +132,11 @@ class Streamed(Engine):
 
 
 class StreamedForward(Streamed):
-    """Tiles that are visible as a whole go to a fused kernel that returns its log-sum-exp; others as in `Engine`."""
+    """Pairs of tiles go to a fused kernel that returns its log-sum-exp, if the tiling says so; else as in `Engine`."""
 
     def forward_sizes(self) -> dict[str, int]:
         sizes = super().forward_sizes()
-        if is_fused(self.call, self.device):
+        if self.tiling.is_fused:
             del sizes["scores"]
         return sizes
 
@@ -152,12 +152,17 @@ class StreamedForward(Streamed):
         peak: Tensor,
         acc: Tensor,
     ) -> None:
-        made = self._fused(queries, keys, q, k, v)
-        if made is None:
-            dtype = self.call.sum_dtype
+        call = self.call
+        if not self.tiling.is_fused:
+            dtype = call.sum_dtype
             super().merge(group, queries, keys, q.to(dtype), k.to(dtype), v.to(dtype), total, peak, acc)
             return
-        out, lse = made
+        # square tiles: they lie below the diagonal or right on it
+        diagonal = call.is_causal and queries == keys
+        made = with_lse(q[None], k[None], v[None], causal=diagonal, scale=call.scale)
+        if made is None:
+            raise RuntimeError(f"Expected a fused kernel for tiles {tuple(q.shape)} and {tuple(k.shape)}, but got none.")
+        out, lse = made[0][0], made[1][0].to(call.sum_dtype)
         top = torch.maximum(lse, peak, out=self.work("top", *peak.shape))
         base = top.masked_fill(top == -torch.inf, 0)
         fade = peak.sub_(base).exp_()
@@ -165,17 +170,6 @@ class StreamedForward(Streamed):
         total.mul_(fade).add_(weight)
         acc.mul_(fade).addcmul_(out.to(acc.dtype), weight)
         peak.copy_(top)
-
-    def _fused(self, queries: Tile, keys: Tile, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
-        call, diagonal = self.call, False
-        if call.mask is not None or not (isinstance(queries, slice) and isinstance(keys, slice)):
-            return None
-        if call.is_causal and keys.stop > queries.start + 1:
-            diagonal = queries == keys
-            if not diagonal:
-                return None
-        made = with_lse(q[None], k[None], v[None], causal=diagonal, scale=call.scale)
-        return None if made is None else (made[0][0], made[1][0].to(call.sum_dtype))
 
 
 class StreamedBackward(Streamed, Backward):
@@ -203,19 +197,17 @@ class StreamPath(TiledPath):
     def tiling(self, call: Call) -> Tiling:
         batch, heads, queries, keys = call.scores
         device = _device(call)
-        if not is_fused(call, device):
-            return tiling_for(call, device, self.bytes_of)
-        budget = call.budget_bytes
-        if budget is None:
-            budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**28
-        rows = [min(queries, ROWS), min(keys, ROWS)]
-        tiling = Tiling(Dense(queries, keys, call.is_causal, *rows), batch, heads)
-        while self.bytes_of(call, tiling) > budget:
-            smaller = _smaller(tiling)
-            if smaller is None:
-                break
-            tiling = smaller
-        return tiling
+        if can_fuse(call, device):
+            budget = call.budget_bytes
+            if budget is None:
+                budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**28
+            shape = Dense(queries, keys, call.is_causal, min(queries, ROWS), min(keys, ROWS))
+            tiling: Tiling | None = Tiling(shape, batch, heads, is_fused=True)
+            while tiling is not None and self.bytes_of(call, tiling) > budget:
+                tiling = _smaller(tiling)
+            if tiling is not None:
+                return tiling
+        return tiling_for(call, device, self.bytes_of)
 
     def bytes_of(self, call: Call, tiling: Tiling) -> int:
         device = _device(call)
@@ -225,10 +217,11 @@ class StreamPath(TiledPath):
         engine = StreamedForward(call, tiling, device)
         total = group * (queries + 4 * keys) * width * item  # slots
         total += sum(engine.forward_sizes().values()) * sums + engine.passing_bytes("queries")
-        total += kernel_bytes(call, group, queries, keys, device) + 8 * group * queries * sums
-        total += group * queries * width * (item + sums)  # a kernel's output, as it is and as it is added
-        if not is_fused(call, device):
-            total += group * (queries + 2 * keys) * width * sums  # tiles in the dtype of sums
+        total += 8 * group * queries * sums
+        if tiling.is_fused:  # a kernel's output, as it is and as it is added
+            total += kernel_bytes(call, group, queries, keys, device) + group * queries * width * (item + sums)
+        else:  # tiles in the dtype of sums
+            total += group * (queries + 2 * keys) * width * sums + group * queries * width * item
         if not call.needs_grad:
             return total
         rows = max(max(tiling.geometry.rows(side)) for side in ("queries", "keys"))
@@ -246,8 +239,8 @@ def _device(call: Call) -> torch.device:
     return device
 
 
-def is_fused(call: Call, device: torch.device) -> bool:
-    """True where every tile goes to a fused kernel, so that no buffer for scores is needed."""
+def can_fuse(call: Call, device: torch.device) -> bool:
+    """True where a fused kernel can take every pair of tiles, so that no buffer for scores is needed."""
     if call.mask is not None or call.neighbourhood is not None or call.needs_grad or 0 in (*call.scores, *call.out_shape):
         return False
     if call.is_causal and call.scores[2] != call.scores[3]:

@@ -119,9 +119,11 @@ class TiledPath:
 
     def too_large(self, call: Call) -> str | None:
         """A clause that names the memory of the smallest tile where even that is above the budget."""
+        if call.budget_bytes is None:
+            return None
         tiling = self.tiling(call)
         needed = self.bytes_of(call, tiling)
-        if call.budget_bytes is None or needed <= call.budget_bytes:
+        if needed <= call.budget_bytes:
             return None
         queries, keys = tiling.geometry.rows("queries")
         return f"its smallest tile, {queries} queries by {keys} keys of one head, needs {needed} bytes"

@@ -232,6 +232,17 @@ def test_autocast_does_what_it_does_to_pytorch() -> None:
         assert error(found, right) <= 1.5 * error(theirs, right) + torch.finfo(torch.bfloat16).eps
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_tensor_in_all_places(dtype: torch.dtype) -> None:
+    q = torch.randn(1, 2, 81, 8).to(dtype).requires_grad_()
+    for kwargs in ({"budget_bytes": 70_000}, {"window": ((9, 9), (1, 1)), "wrap": "x"}):
+        made = attention(q, q, q, **kwargs)
+        again = attention(q, q.clone(), q.clone(), **kwargs)
+        assert torch.equal(made, again)
+        for x, y in zip(torch.autograd.grad(made.sum(), q), torch.autograd.grad(again.sum(), q), strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=16 * torch.finfo(dtype).eps)  # summed in another order
+
+
 def test_paths_keep_the_protocol() -> None:
     names = [path.name for path in paths()]
     assert len(set(names)) == len(names) and names[-1] == "tiled"
