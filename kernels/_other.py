@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ FOLDERS = [] if _init is None else [str(_init.parent)]
 """Where the other package's submodules lie: appended to our `__path__`."""
 
 
-def look_up(name: str, package: str, path: list[str]) -> Any:
+def look_up(name: str, package: str, path: MutableSequence[str]) -> Any:
     """`name` in the other package, whose `__init__` is executed once, as `package` with `path`.
 
     Raises:

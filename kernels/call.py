@@ -84,7 +84,7 @@ def checked_call(
     """A Call, or a TypeError or ValueError that names the values; arguments as of `kernels.attention`."""
     q, k, v, mask = _autocast(q, k, v, mask)
     _check_tensors(q, k, v)
-    shape = (*q.shape[:3], k.shape[2])
+    shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     if mask is not None:
         mask = _four_dimensions(mask, shape, q)
         if is_causal:

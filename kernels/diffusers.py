@@ -103,10 +103,10 @@ def install(model: nn.Module) -> Installation:
     """Compute the attention of a diffusers model by `kernels.attention`, from this call until it is restored.
 
     In UNets, autoencoders and every other model made of `diffusers.models.attention_processor.Attention`, each default
-    processor (`AttnProcessor2_0`, `AttnProcessor`) is replaced. All others are kept: IP-Adapter, PAG, fused projections,
-    your own. LoRA lives in the projections, which are called as before; masks are honoured. An IP-Adapter may be loaded
-    and unloaded meanwhile. In transformers that go through diffusers' dispatcher (Flux and others), each processor
-    without a backend of its own is pointed to ours; the process-wide backend stays as it is.
+    processor (`AttnProcessor2_0`, `AttnProcessor`) is replaced. All others are kept: IP-Adapter, PAG, fused projections
+    and your own. LoRA lives in the projections, which are called as before; masks are honoured. An IP-Adapter may be
+    loaded and unloaded meanwhile. In transformers that go through diffusers' dispatcher (Flux and others), each
+    processor without a backend of its own is pointed to ours; the process-wide backend stays as it is.
 
     >>> with install(unet) as installed:                                       # doctest: +SKIP
     ...     image = pipeline("a wall of bricks").images[0]
@@ -126,13 +126,15 @@ def install(model: nn.Module) -> Installation:
     ours: dict[type, type[Processor]] = {AttnProcessor2_0: Processor, AttnProcessor: ModuleProcessor}
     undo: list[Callable[[], None]] = []
     swapped, seen, dispatched = [], [], []
+    module: Any
     for name, module in model.named_modules():
         processor = getattr(module, "processor", None)
         if processor is None:
             continue
         seen.append(processor)
         if isinstance(module, Attention) and type(processor) in ours:
-            module.set_processor(ours[type(processor)]())
+            made: Any = ours[type(processor)]()
+            module.set_processor(made)
             undo.append(lambda module=module, before=processor: _put_back(module, before))
             swapped.append(name)
         elif hasattr(processor, "_attention_backend"):
@@ -213,6 +215,8 @@ class _Backend:
             if not all(cls.member in table for table in known) or AttentionBackendName(cls.member) is not cls.member:
                 raise KeyError(BACKEND)
         except (ImportError, AttributeError, TypeError, KeyError, ValueError) as error:
+            if cls.holders == 0:
+                cls._forget()
             raise ValueError(
                 "Expected an attention dispatcher as in diffusers 0.38 to 0.42, "
                 f"but got that of diffusers {diffusers.__version__} ({error!r})."
@@ -224,10 +228,15 @@ class _Backend:
     def _release(cls) -> None:
         cls.holders -= 1
         if cls.holders == 0:
-            from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+            cls._forget()
 
-            for table in ("_backends", "_constraints", "_supported_arg_names"):
-                getattr(_AttentionBackendRegistry, table).pop(cls.member, None)
+    @classmethod
+    def _forget(cls) -> None:
+        from diffusers.models import attention_dispatch
+
+        registry = getattr(attention_dispatch, "_AttentionBackendRegistry", None)
+        for table in ("_backends", "_constraints", "_supported_arg_names"):
+            getattr(registry, table, {}).pop(cls.member, None)
 
 
 def _dispatched(

@@ -77,7 +77,7 @@ class Engine:
         self.device = call.q.device if device is None else device
 
     def forward(self, *, keep_lse: bool) -> tuple[Tensor, Tensor | None]:
-        """The output (B, H, Nq, Dv) and, if kept, the log-sum-exp of each row (B, H, Nq): +inf for a row without keys."""
+        """The output (B, H, Nq, Dv) and, if kept, each row's log-sum-exp (B, H, Nq): +inf for a row without keys."""
         call = self.call
         out = self.new_output(call.out_shape)
         lse = torch.empty(call.scores[:3], dtype=call.sum_dtype, device=out.device) if keep_lse else None
@@ -202,7 +202,8 @@ class Engine:
         call, item, group = self.call, self.call.sum_dtype.itemsize, self.tiling.batches * self.tiling.heads
         queries, keys = self.geometry.rows(side)
         rows = 4 * item * group * queries
-        hidden = 2 * queries * keys + 24 * (queries + keys) if call.is_causal or not isinstance(self.geometry, Dense) else 0
+        partial = call.is_causal or not isinstance(self.geometry, Dense)
+        hidden = 2 * queries * keys + 24 * (queries + keys) if partial else 0
         mask = 0 if call.mask is None else 2 * item * group * queries * keys
         width = max(call.q.shape[3], call.v.shape[3])
         copies = 0 if isinstance(self.geometry, Dense) else call.q.dtype.itemsize * group * max(queries, keys) * width

@@ -1,8 +1,8 @@
 """Linear attention: cost and memory grow with the number of tokens, not with its square.
 
 Katharopoulos et al., "Transformers are RNNs" (arXiv 2006.16236); the causal form in blocks, with decay, is that of Qin
-et al., "Lightning Attention-2" (arXiv 2401.04658): products inside a block are taken as they stand, everything before it
-enters through one D x Dv state.
+et al., "Lightning Attention-2" (arXiv 2401.04658): products inside a block are taken as they stand, everything before
+it enters through one D x Dv state.
 """
 
 from __future__ import annotations
@@ -105,7 +105,8 @@ def _log_decay(decay: float | Tensor | None, q: Tensor, causal: bool) -> Tensor 
         raise ValueError(f"Expected decay only with causal=True, but got decay={decay!r} and causal=False.")
     if isinstance(decay, Tensor) and decay.requires_grad:
         raise ValueError("Expected a decay without gradient, but got one that requires it.")
-    rates = torch.as_tensor(decay).to("cpu", torch.float64)  # some devices have no float64
+    decay = decay.cpu() if isinstance(decay, Tensor) else decay  # some devices have no float64
+    rates = torch.as_tensor(decay, dtype=torch.float64)
     if rates.ndim > 1 or (rates.ndim == 1 and len(rates) != q.shape[1]):
         raise ValueError(
             f"Expected decay to be a number or of shape ({q.shape[1]},), one a head, but got {tuple(rates.shape)}."
@@ -131,7 +132,8 @@ class _Linear(torch.autograd.Function):
             return _both(q, k, v) if direction == "both" else _one_way(q, k, v, rates, reverse=direction == "backward")
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        grad: Tensor = grads[0]
         q, k, v, rates = ctx.saved_tensors
         way: Direction = ctx.direction
         turned: dict[Direction, Direction] = {"both": "both", "forward": "backward", "backward": "forward"}
@@ -184,7 +186,7 @@ def _one_way(q: Tensor, k: Tensor, v: Tensor, rates: Tensor | None, *, reverse: 
         count, block = max(1, length // BLOCK), min(length, BLOCK)
         parts = [t[:, :, span].to(dtype).unflatten(2, (count, block)) for t in (q, k, v)]
         factors = blocks if (count, block) == (blocks.count, blocks.block) else blocks.resized(count, block)
-        made, state = factors.step(*parts, state)
+        made, state = factors.step(parts[0], parts[1], parts[2], state)
         out[:, :, span] = made.flatten(2, 3)
     return out
 
@@ -264,4 +266,3 @@ class Blocks:
         before = states[:, :, :-1].flip(2) if self.reverse else states[:, :, :-1]
         out += (q * self.entering[:, None]) @ before
         return out, states[:, :, -1].contiguous()
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class Streamed(Engine):
         super().__init__(call, tiling, compute_device(call) if device is None else device)
         self._slots: dict[str, Tensor] = {}
         self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self._free: dict[int, torch.cuda.Event] = {}
+        self._free: dict[int, Any] = {}
 
     def is_direct(self, tensor: Tensor) -> bool:
         return True  # of the buffers of the engine itself none is needed
@@ -76,9 +77,8 @@ class Streamed(Engine):
             # sent once the arithmetic of this tile is under way: even a copy that blocks the host overlaps with it
             ahead = self._send(number + 1, tensors, group, tiles[number + 1]) if number + 1 < len(tiles) else None
 
-    def _send(
-        self, number: int, tensors: Mapping[str, Tensor], group: Group, tile: Tile
-    ) -> tuple[list[Tensor], torch.cuda.Event | None]:
+    def _send(self, number: int, tensors: Mapping[str, Tensor], group: Group, tile: Tile) -> tuple[list[Tensor], Any]:
+        """The parts of a tile, being copied, and the event after the copy (None on the CPU)."""
         names = {f"{name}{number % 2}": tensor for name, tensor in tensors.items()}
         if self._copies is None:
             return [self._upload(name, tensor, group, tile) for name, tensor in names.items()], None
@@ -161,7 +161,9 @@ class StreamedForward(Streamed):
         diagonal = call.is_causal and queries == keys
         made = with_lse(q[None], k[None], v[None], causal=diagonal, scale=call.scale)
         if made is None:
-            raise RuntimeError(f"Expected a fused kernel for tiles {tuple(q.shape)} and {tuple(k.shape)}, but got none.")
+            raise RuntimeError(
+                f"Expected a fused kernel for tiles {tuple(q.shape)} and {tuple(k.shape)}, but got none."
+            )
         out, lse = made[0][0], made[1][0].to(call.sum_dtype)
         top = torch.maximum(lse, peak, out=self.work("top", *peak.shape))
         base = top.masked_fill(top == -torch.inf, 0)
@@ -241,7 +243,9 @@ def _device(call: Call) -> torch.device:
 
 def can_fuse(call: Call, device: torch.device) -> bool:
     """True where a fused kernel can take every pair of tiles, so that no buffer for scores is needed."""
-    if call.mask is not None or call.neighbourhood is not None or call.needs_grad or 0 in (*call.scores, *call.out_shape):
+    if call.mask is not None or call.neighbourhood is not None or call.needs_grad:
+        return False
+    if 0 in (*call.scores, *call.out_shape):
         return False
     if call.is_causal and call.scores[2] != call.scores[3]:
         return False

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from .call import Call
 from .engine import Engine, Tiling
@@ -188,10 +188,12 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx | Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - the decorator's types hide the names
+        ctx: Any, *grads: Any
+    ) -> tuple[Tensor | None, ...]:
         q, k, v, mask, out, lse = ctx.saved_tensors
         tiling, backward = ctx.how
         names = ("q", "k", "v", "mask")
         wanted = {name for name, needed in zip(names, ctx.needs_input_grad, strict=False) if needed}
-        made = backward(Call(q, k, v, mask, *ctx.rest), tiling).run(grad, out, lse, wanted)
+        made = backward(Call(q, k, v, mask, *ctx.rest), tiling).run(grads[0], out, lse, wanted)
         return *(made.get(name) for name in names), None, None, None, None

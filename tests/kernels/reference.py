@@ -54,7 +54,7 @@ def exact(
     if is_causal:
         scores = scores.masked_fill(torch.ones(scores.shape[2:], dtype=torch.bool).triu(1), -torch.inf)
     if window is not None:
-        scores = scores.masked_fill(~near(*window, wrap), -torch.inf)
+        scores = scores.masked_fill(~near(window[0], window[1], wrap), -torch.inf)
     empty = scores.isneginf().all(-1, keepdim=True)
     return scores.masked_fill(empty, 0).softmax(-1).masked_fill(empty, 0) @ v
 

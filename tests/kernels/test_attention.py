@@ -235,7 +235,8 @@ def test_autocast_does_what_it_does_to_pytorch() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_tensor_in_all_places(dtype: torch.dtype) -> None:
     q = torch.randn(1, 2, 81, 8).to(dtype).requires_grad_()
-    for kwargs in ({"budget_bytes": 70_000}, {"window": ((9, 9), (1, 1)), "wrap": "x"}):
+    kinds: list[dict[str, Any]] = [{"budget_bytes": 70_000}, {"window": ((9, 9), (1, 1)), "wrap": "x"}]
+    for kwargs in kinds:
         made = attention(q, q, q, **kwargs)
         again = attention(q, q.clone(), q.clone(), **kwargs)
         assert torch.equal(made, again)

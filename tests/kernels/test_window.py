@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.attention import flex_attention as flex
@@ -10,7 +12,14 @@ from kernels import attention, explain
 from kernels.neighbourhood import Window
 from tests.kernels.reference import Largest, call, exact, near
 
-GRIDS = [((9, 11), (2, 3)), ((8, 8), (1, 1)), ((16, 5), (3, 2)), ((7, 30), (0, 4)), ((12, 12), (5, 6)), ((1, 40), (3, 3))]
+GRIDS: list[Any] = [
+    ((9, 11), (2, 3)),
+    ((8, 8), (1, 1)),
+    ((16, 5), (3, 2)),
+    ((7, 30), (0, 4)),
+    ((12, 12), (5, 6)),
+    ((1, 40), (3, 3)),
+]
 WRAPS = [None, "none", "x", "y", "xy"]
 
 
