@@ -94,8 +94,8 @@ class Grid:
         return (block, chunk) if side == "queries" else (chunk, block)
 
     def outer(self, side: Side) -> Iterator[Patch]:
-        for rows in torch.arange(self.near.height).split(self.block[0]):
-            for columns in torch.arange(self.near.width).split(self.block[1]):
+        for rows in torch.arange(self.near.height, device="cpu").split(self.block[0]):
+            for columns in torch.arange(self.near.width, device="cpu").split(self.block[1]):
                 yield Patch(rows, columns, self.near.width)
 
     def inner(self, side: Side, outer: Tile) -> Iterator[Patch]:

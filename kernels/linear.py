@@ -106,7 +106,7 @@ def _log_decay(decay: float | Tensor | None, q: Tensor, causal: bool) -> Tensor 
     if isinstance(decay, Tensor) and decay.requires_grad:
         raise ValueError("Expected a decay without gradient, but got one that requires it.")
     decay = decay.cpu() if isinstance(decay, Tensor) else decay  # some devices have no float64
-    rates = torch.as_tensor(decay, dtype=torch.float64)
+    rates = torch.as_tensor(decay, dtype=torch.float64, device="cpu")
     if rates.ndim > 1 or (rates.ndim == 1 and len(rates) != q.shape[1]):
         raise ValueError(
             f"Expected decay to be a number or of shape ({q.shape[1]},), one a head, but got {tuple(rates.shape)}."
@@ -236,10 +236,10 @@ class Blocks:
         dtype: torch.dtype,
         device: torch.device,
     ) -> Blocks:
-        logs = torch.zeros(heads, dtype=torch.float64) if rates is None else rates
-        token = torch.arange(block)
+        logs = torch.zeros(heads, dtype=torch.float64, device="cpu") if rates is None else rates
+        token = torch.arange(block, device="cpu")
         age = token.flip(0) if reverse else token  # position in the direction of time
-        order = torch.arange(count + 1)
+        order = torch.arange(count + 1, device="cpu")
 
         def power(steps: Tensor) -> Tensor:
             """decay^steps, 0 for negative steps; (H, *steps.shape)."""

@@ -128,8 +128,8 @@ def _near_pairs(size: int, radius: int, wrap: bool) -> int:
 
 
 def _reach(size: int, first: int, last: int, radius: int, wrap: bool) -> Tensor:
+    if not wrap:
+        return torch.arange(max(0, first - radius), min(size, last + radius + 1), device="cpu")
     if last - first + 1 + 2 * radius >= size:
-        return torch.arange(size) if wrap else torch.arange(max(0, first - radius), min(size, last + radius + 1))
-    if wrap:
-        return torch.arange(first - radius, last + radius + 1) % size
-    return torch.arange(max(0, first - radius), min(size, last + radius + 1))
+        return torch.arange(size, device="cpu")
+    return torch.arange(first - radius, last + radius + 1, device="cpu") % size

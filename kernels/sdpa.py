@@ -105,7 +105,10 @@ def with_lse(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> 
 
 
 def _mask_copy(call: Call) -> int:
-    """Bytes of the additive copy that PyTorch makes of a bool mask."""
-    if call.mask is None or call.mask.dtype != torch.bool:
+    """Bytes of the copy that PyTorch makes of a mask: an additive one of a bool mask, an aligned one on a GPU."""
+    if call.mask is None:
         return 0
-    return call.mask.numel() * (call.q.dtype.itemsize + 1)
+    if call.mask.dtype == torch.bool:
+        return call.mask.numel() * (call.q.dtype.itemsize + 1)
+    aligned = call.q.device.type == "cpu" or call.mask.shape[3] % 16 == 0
+    return 0 if aligned else (call.mask.numel() + 16 * call.mask[..., 0].numel()) * call.mask.dtype.itemsize

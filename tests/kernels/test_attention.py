@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels import attention, explain
+from kernels import attention, explain, linear_attention
 from kernels.paths import Path, paths
 from kernels.tiled import TiledPath
 from tests.kernels.reference import call, exact
@@ -242,6 +242,19 @@ def test_one_tensor_in_all_places(dtype: torch.dtype) -> None:
         assert torch.equal(made, again)
         for x, y in zip(torch.autograd.grad(made.sum(), q), torch.autograd.grad(again.sum(), q), strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=16 * torch.finfo(dtype).eps)  # summed in another order
+
+
+def test_the_default_device_is_not_where_things_happen() -> None:
+    q = torch.randn(1, 2, 30, 8)
+    results: list[tuple[Tensor, dict[str, Any]]] = []
+    with torch.device("meta"):
+        for kwargs in ({"is_causal": True, "budget_bytes": 40_000}, {"is_causal": False, "window": ((5, 6), (1, 1))}):
+            arguments: dict[str, Any] = kwargs
+            made = attention(q, q, q, **arguments)
+            results.append((made, arguments))
+        assert linear_attention(q, q, q, causal=True, decay=0.9).device == q.device
+    for made, arguments in results:
+        assert error(made, exact(q, q, q, **arguments)) < 1e-6
 
 
 def test_paths_keep_the_protocol() -> None:
