@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ from .recompute import Backward, Gradients
 from .sdpa import kernel_bytes, with_lse
 from .tiled import TiledPath, differentiable, tiling_for
 
-ROWS = 16384
-"""Queries and keys of a tile where a fused kernel does the arithmetic: a copy of 4 D bytes a key hides behind 4 D
-operations a query and key once there are as many queries as operations a copied byte takes, at most about 8,000."""
+QUERIES, KEYS = 32768, 16384
+"""Rows of a tile where a fused kernel does the arithmetic. A key costs 4 D bytes of copying and 4 D operations a query:
+the copy hides once there are as many queries as operations a copied byte takes, 8,000 at 400 TFLOP/s over 50 GB/s."""
 FEWEST = 256
 
 
@@ -48,8 +49,11 @@ class Streamed(Engine):
     def __init__(self, call: Call, tiling: Tiling, device: torch.device | None = None) -> None:
         super().__init__(call, tiling, compute_device(call) if device is None else device)
         self._slots: dict[str, Tensor] = {}
-        self._copies = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._free: dict[int, Any] = {}
+
+    @cached_property
+    def _copies(self) -> torch.cuda.Stream | None:
+        return torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
 
     def is_direct(self, tensor: Tensor) -> bool:
         return True  # of the buffers of the engine itself none is needed
@@ -98,6 +102,8 @@ class Streamed(Engine):
             rows = max(self.geometry.rows("queries")[side], self.geometry.rows("keys")[side])
             size = self.tiling.batches * self.tiling.heads * rows * tensor.shape[3]
             self._slots[name] = torch.empty(size, dtype=tensor.dtype, device=self.device)
+            if self._copies is not None:
+                self._slots[name].record_stream(self._copies)  # not reused under a copy, even if an error ends the call
         return self._slots[name]
 
     def _upload(self, name: str, tensor: Tensor, group: Group, tile: Tile) -> Tensor:
@@ -170,7 +176,7 @@ class StreamedForward(Streamed):
         fade = peak.sub_(base).exp_()
         weight = lse.sub_(base).exp_()
         total.mul_(fade).add_(weight)
-        acc.mul_(fade).addcmul_(out.to(acc.dtype), weight)
+        acc.mul_(fade).addcmul_(out, weight)
         peak.copy_(top)
 
 
@@ -203,7 +209,8 @@ class StreamPath(TiledPath):
             budget = call.budget_bytes
             if budget is None:
                 budget = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**28
-            shape = Dense(queries, keys, call.is_causal, min(queries, ROWS), min(keys, ROWS))
+            most = (KEYS, KEYS) if call.is_causal else (QUERIES, KEYS)  # squares, for the diagonal
+            shape = Dense(queries, keys, call.is_causal, min(queries, most[0]), min(keys, most[1]))
             tiling: Tiling | None = Tiling(shape, batch, heads, is_fused=True)
             while tiling is not None and self.bytes_of(call, tiling) > budget:
                 tiling = _smaller(tiling)
@@ -249,7 +256,7 @@ def can_fuse(call: Call, device: torch.device) -> bool:
         return False
     if call.is_causal and call.scores[2] != call.scores[3]:
         return False
-    q, v = (torch.empty(1, 1, 256, t.shape[3], dtype=t.dtype, device=device) for t in (call.q, call.v))
+    q, v = (torch.zeros(1, 1, FEWEST, t.shape[3], dtype=t.dtype, device=device) for t in (call.q, call.v))
     return with_lse(q, q, v, causal=call.is_causal, scale=call.scale) is not None
 
 

@@ -95,6 +95,25 @@ def test_random_calls_are_as_exact_as_pytorch(first: int) -> None:
         assert error(tiled.run(call(q, k, v, **kwargs)), right) <= bound, seed
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("first", range(0, 200, 25))
+def test_random_calls_on_a_gpu(first: int) -> None:
+    for seed in range(first, first + 25):
+        q, k, v, kwargs = random_call(seed)
+        right = exact(q, k, v, **kwargs)
+        moved = {name: value.cuda() if isinstance(value, Tensor) else value for name, value in kwargs.items()}
+        q, k, v = q.cuda(), k.cuda(), v.cuda()
+        mask = moved.get("mask")
+        theirs = F.scaled_dot_product_attention(q, k, v, their_mask(q, mask), **without_mask(moved)).cpu()
+        # where PyTorch leaves NaN in rows that see no key, ours are zero
+        known = theirs.isfinite().all(-1, keepdim=True)
+        apart = (theirs.double() - right).masked_fill(~known, 0).abs().max()
+        rounding = 1e-13 if q.dtype == torch.float64 else torch.finfo(q.dtype).eps
+        for budget in (None, 300_000):
+            made = attention(q, k, v, **moved, budget_bytes=budget).cpu()
+            assert error(made, right) <= 1.5 * float(apart) + rounding * float(right.abs().max()), (seed, budget)
+
+
 @pytest.mark.parametrize("path", ["sdpa", "tiled"])
 def test_a_row_that_sees_no_key_is_zero(path: str) -> None:
     q, k, v = (torch.randn(1, 2, 40, 8, requires_grad=True) for _ in range(3))

@@ -83,12 +83,13 @@ def test_gradients(tmp_path: Path, dtype: torch.dtype, kwargs: dict[str, Any]) -
 
 
 def test_tiles_are_merged_by_their_log_sum_exp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 64)
+    monkeypatch.setattr(module, "QUERIES", 128)
+    monkeypatch.setattr(module, "KEYS", 64)
     for dtype in (torch.float32, torch.float16):
         for is_causal in (False, True):
             q, k, v = inputs(tmp_path, dtype, (500, 500))
             asked = call(q, k, v, is_causal=is_causal)
-            assert StreamPath().tiles(asked) == (6, 64, 64)
+            assert StreamPath().tiles(asked) == (6, 64 if is_causal else 128, 64)
             with Largest() as largest:
                 made = attention(q, k, v, is_causal=is_causal)
             assert largest.elements <= q.numel()
@@ -110,7 +111,8 @@ def test_nothing_to_stream(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kwargs", [{}, {"is_causal": True}, {"window": ((80, 50), (3, 2)), "wrap": "xy"}])
 @pytest.mark.parametrize("place", ["keys pinned", "keys pageable", "all pinned"])
 def test_on_a_gpu(place: str, kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 1024)
+    monkeypatch.setattr(module, "QUERIES", 2048)
+    monkeypatch.setattr(module, "KEYS", 1024)
     q, k, v = (torch.randn(1, 4, 4000, 64).half() for _ in range(3))
     right = exact(q, k, v, **kwargs)
     if place != "keys pageable":
