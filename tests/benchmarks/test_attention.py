@@ -36,6 +36,7 @@ def test_bars_of_a_gpu_row() -> None:
     found = {
         "seconds": {"theirs": [1e-5] * 3, "ours": [5e-6, 8e-6, 4e-6]},
         "error": {"theirs": 2e-4, "ours": 4e-4},
+        "rounding": 1e-4,
         "bytes": {"theirs": 0, "ours": 4 * 2 * 1000 * 500},
     }
     passed = {f.name.removeprefix(shape.name): (f.value, f.passed) for f in attention.figures_of(shape, "cuda", found)}
