@@ -142,7 +142,7 @@ def gpu_bytes(function: Callable[[], Tensor]) -> int:
 
 
 def compare(shape: Shape, device: str, repeats: int) -> dict[str, Any]:
-    """Both sides on one shape: path, seconds, errors (and one rounding), and on a GPU bytes beyond inputs and output."""
+    """Both sides on one shape: path, seconds, errors, one rounding, and on a GPU bytes beyond inputs and output."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 

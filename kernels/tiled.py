@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -21,15 +22,17 @@ SMALLEST = 16
 
 
 class Limits(NamedTuple):
-    """What a device likes: most queries and keys of a tile, and most scores of a step over all heads."""
+    """What a device likes: most queries and keys of a tile, most scores of a step over all heads, and how many scores
+    could be computed in the time that starting a step's operations takes."""
 
     queries: int
     keys: int
     scores: int
+    start: int
 
 
-CPU = Limits(512, 1024, 2**19)
-GPU = Limits(2048, 4096, 2**25)
+CPU = Limits(512, 1024, 2**19, 10**5)
+GPU = Limits(2048, 4096, 2**25, 2 * 10**7)
 
 
 def limits(device: torch.device) -> Limits:
@@ -67,15 +70,22 @@ def tiling_for(
 
 
 def _grid(call: Call, most: Limits) -> Grid:
-    """Blocks about as large as the window, so that a block's surroundings are a few times its keys' share."""
+    """The blocks with the least work: small ones gather fewer keys that most of their queries don't see."""
     near = call.neighbourhood
     assert near is not None
-    rows, columns = min(near.height, 2 * near.radius_y + 1), min(near.width, 2 * near.radius_x + 1)
-    rows, columns = min(near.height, max(rows, 8)), min(near.width, max(columns, 8))
-    while rows * columns > most.queries:
-        rows, columns = ((rows + 1) // 2, columns) if rows >= columns else (rows, (columns + 1) // 2)
-    chunk = (min(near.height, rows + 2 * near.radius_y), min(near.width, columns + 2 * near.radius_x))
-    return Grid(near, call.is_causal, (rows, columns), _cut(chunk, most.keys))
+    heads = call.scores[0] * call.scores[1]
+
+    def surroundings(block: tuple[int, int]) -> tuple[int, int]:
+        return min(near.height, block[0] + 2 * near.radius_y), min(near.width, block[1] + 2 * near.radius_x)
+
+    def work(block: tuple[int, int]) -> int:
+        steps = math.ceil(near.height / block[0]) * math.ceil(near.width / block[1])
+        return steps * (most.start + heads * math.prod(block) * math.prod(surroundings(block)))
+
+    powers = [2**n for n in range(most.queries.bit_length())]
+    blocks = [(min(near.height, y), min(near.width, x)) for y, x in product(powers, powers) if y * x <= most.queries]
+    block = min(blocks, key=work)
+    return Grid(near, call.is_causal, block, _cut(surroundings(block), most.keys))
 
 
 def _cut(size: tuple[int, int], most: int) -> tuple[int, int]:
