@@ -26,6 +26,8 @@ class SdpaPath:
             return f"q is on {call.q.device} and k is on {call.k.device}"
         if 0 in call.scores or 0 in call.out_shape:
             return "a tensor is empty"
+        if call.scale <= 0:  # PyTorch 2.13 on the CPU scales the -inf of hidden pairs too, and answers NaN
+            return f"its fused kernels want a positive scale, and this is {call.scale}"
         if device not in ("cpu", "cuda"):
             return f"on {device} it may build all scores"
         mask = call.mask
@@ -45,7 +47,16 @@ class SdpaPath:
 
     def backend(self, call: Call) -> str | None:
         """Which fused kernel PyTorch would take, or None for none."""
-        choice = torch._fused_sdp_choice(call.q, call.k, call.v, call.mask, 0.0, call.is_causal, scale=call.scale)
+        tensors, mask = (call.q, call.k, call.v), call.mask
+        if any(t.stride(3) != 1 for t in tensors):  # asked about a corner of what `run` will hand over
+            tensors = (
+                call.q[:1, :1, :16].contiguous(),
+                call.k[:1, :1, :16].contiguous(),
+                call.v[:1, :1, :16].contiguous(),
+            )
+            mask = None if mask is None else mask[:1, :1, :16, :16]
+        q, k, v = tensors
+        choice = torch._fused_sdp_choice(q, k, v, mask, 0.0, call.is_causal, scale=call.scale)
         return BACKENDS.get(choice)
 
     def workspace(self, call: Call) -> int:
@@ -54,6 +65,8 @@ class SdpaPath:
         size, sums = max(call.q.shape[3], call.v.shape[3]), call.sum_dtype.itemsize
         total = 4096 + _mask_copy(call) + sums * batch * heads * queries
         total += kernel_bytes(call, batch * heads, queries, keys)
+        spread = sum(t.numel() for t in (call.q, call.k, call.v) if t.stride(3) != 1) * call.q.dtype.itemsize
+        total += 2 * spread if call.needs_grad else spread
         if call.needs_grad:
             total += sums * batch * heads * queries
             total += batch * heads * max(queries, keys) * size * call.q.dtype.itemsize  # one operand made contiguous
@@ -68,9 +81,9 @@ class SdpaPath:
         return None
 
     def run(self, call: Call) -> Tensor:
-        return F.scaled_dot_product_attention(
-            call.q, call.k, call.v, call.mask, is_causal=call.is_causal, scale=call.scale
-        )
+        # for rows that don't lie in one run of memory PyTorch has its math backend alone
+        q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (call.q, call.k, call.v))
+        return F.scaled_dot_product_attention(q, k, v, call.mask, is_causal=call.is_causal, scale=call.scale)
 
 
 def kernel_bytes(call: Call, heads: int, queries: int, keys: int, device: torch.device | None = None) -> int:

@@ -254,7 +254,7 @@ def can_fuse(call: Call, device: torch.device) -> bool:
         return False
     if 0 in (*call.scores, *call.out_shape):
         return False
-    if call.is_causal and call.scores[2] != call.scores[3]:
+    if call.scale <= 0 or (call.is_causal and call.scores[2] != call.scores[3]):
         return False
     q, v = (torch.zeros(1, 1, FEWEST, t.shape[3], dtype=t.dtype, device=device) for t in (call.q, call.v))
     return with_lse(q, q, v, causal=call.is_causal, scale=call.scale) is not None

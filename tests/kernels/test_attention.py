@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels import attention, explain, linear_attention
 from kernels.paths import Path, paths
 from kernels.tiled import TiledPath
-from tests.kernels.reference import call, exact
+from tests.kernels.reference import Largest, call, exact, peak_bytes
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -83,7 +85,8 @@ def test_random_calls_are_as_exact_as_pytorch(first: int) -> None:
     for seed in range(first, first + 25):
         q, k, v, kwargs = random_call(seed)
         right = exact(q, k, v, **kwargs)
-        theirs = F.scaled_dot_product_attention(q, k, v, their_mask(q, kwargs.get("mask")), **without_mask(kwargs))
+        with sdpa_kernel(SDPBackend.MATH) if kwargs["scale"] == -0.1 else nullcontext():  # else PyTorch may answer NaN
+            theirs = F.scaled_dot_product_attention(q, k, v, their_mask(q, kwargs.get("mask")), **without_mask(kwargs))
         # one rounding of the largest output: below that no kernel can tell; float64 is no better than its reference
         rounding = 1e-13 if q.dtype == torch.float64 else torch.finfo(q.dtype).eps
         bound = 1.5 * error(theirs, right) + rounding * float(right.abs().max())
@@ -101,10 +104,13 @@ def test_random_calls_on_a_gpu(first: int) -> None:
     for seed in range(first, first + 25):
         q, k, v, kwargs = random_call(seed)
         right = exact(q, k, v, **kwargs)
-        moved = {name: value.cuda() if isinstance(value, Tensor) else value for name, value in kwargs.items()}
+        moved: dict[str, Any] = {
+            name: value.cuda() if isinstance(value, Tensor) else value for name, value in kwargs.items()
+        }
         q, k, v = q.cuda(), k.cuda(), v.cuda()
-        mask = moved.get("mask")
-        theirs = F.scaled_dot_product_attention(q, k, v, their_mask(q, mask), **without_mask(moved)).cpu()
+        mask: Any = moved.get("mask")
+        with sdpa_kernel(SDPBackend.MATH) if kwargs["scale"] == -0.1 else nullcontext():
+            theirs = F.scaled_dot_product_attention(q, k, v, their_mask(q, mask), **without_mask(moved)).cpu()
         # where PyTorch leaves NaN in rows that see no key, ours are zero
         known = theirs.isfinite().all(-1, keepdim=True)
         apart = (theirs.double() - right).masked_fill(~known, 0).abs().max()
@@ -236,6 +242,39 @@ def test_pytorch_is_not_asked_where_it_would_build_all_scores() -> None:
     with torch.no_grad():
         assert explain(q, q, q, mask=learned).path == "sdpa"
     assert explain(q, q, q, mask=torch.ones(512, dtype=torch.bool)).path == "sdpa"
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"is_causal": True}, {"mask": torch.ones(1, 300, dtype=torch.bool)}])
+def test_rows_spread_over_memory_are_gathered_for_pytorch(kwargs: dict[str, Any]) -> None:
+    whole = torch.randn(1, 2, 32, 300).transpose(2, 3)
+    part = torch.randn(1, 2, 300, 64)[..., ::2].requires_grad_()
+    for tensors in ((whole, whole, whole), (whole, part, part)):
+        said = explain(*tensors, **kwargs)
+        assert said.path == "sdpa"
+        with Largest() as largest:
+            made = attention(*tensors, **kwargs)
+        assert largest.elements < 300 * 300
+        assert error(made.detach(), exact(*tensors, **kwargs).detach()) < 5e-6
+        output = made.numel() * made.itemsize
+        with torch.no_grad():
+            said = explain(*tensors, **kwargs)
+            assert peak_bytes(lambda t=tensors: attention(*t, **kwargs)) - output <= said.workspace_bytes
+
+
+@pytest.mark.parametrize("scale", [-0.5, 0.0, -0.0])
+@pytest.mark.parametrize("masked", ["not", "causal", "bool", "-inf"])
+def test_scales_that_are_not_positive(scale: float, masked: str) -> None:
+    q, k, v = (torch.randn(1, 2, 70, 8) for _ in range(3))
+    seen = torch.rand(70, 70) < 0.5
+    kwargs: dict[str, Any] = {
+        "not": {},
+        "causal": {"is_causal": True},
+        "bool": {"mask": seen},
+        "-inf": {"mask": torch.zeros(70, 70).masked_fill(~seen, -torch.inf)},
+    }[masked]
+    right = exact(q, k, v, scale=scale, **kwargs)
+    assert error(attention(q, k, v, scale=scale, **kwargs), right) < 2e-6
+    assert error(attention(q, k, v, scale=scale, **kwargs, budget_bytes=60_000), right) < 2e-6
 
 
 def test_autocast_does_what_it_does_to_pytorch() -> None:
