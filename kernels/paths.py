@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from importlib import import_module
 from typing import Protocol
 
@@ -42,11 +41,12 @@ class Path(Protocol):
     def run(self, call: Call) -> Tensor: ...
 
 
-@cache
-def paths() -> tuple[Path, ...]:
+_made: list[Path] = []  # not functools.cache, which torch.compile warns about
+
+
+def paths() -> list[Path]:
     """One of each, in order of preference."""
-    made = []
-    for home in ORDER:
-        module, _, name = home.partition(":")
-        made.append(getattr(import_module(module), name)())
-    return tuple(made)
+    if not _made:
+        homes = [home.partition(":") for home in ORDER]
+        _made.extend(getattr(import_module(module), name)() for module, _, name in homes)
+    return _made
