@@ -48,5 +48,5 @@ def paths() -> list[Path]:
     """One of each, in order of preference."""
     if not _made:
         homes = [home.partition(":") for home in ORDER]
-        _made.extend(getattr(import_module(module), name)() for module, _, name in homes)
+        _made[:] = [getattr(import_module(module), name)() for module, _, name in homes]
     return _made
