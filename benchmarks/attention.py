@@ -76,8 +76,6 @@ CPU_SHAPES = (
     Shape("SD1.5", 2, 8, 1024, 40, "float32"),
     Shape("SD1.5", 2, 8, 1024, 40, "bfloat16"),
 )
-TILED_BUDGET = 8 * 2**20
-"""Bytes that leave `attention` no path but tiles on the CPU."""
 
 
 def inputs(shape: Shape, device: str) -> list[Tensor]:
@@ -113,6 +111,15 @@ def seconds(functions: dict[str, Callable[[], object]], device: str, repeats: in
         for name, function in functions.items():
             taken[name].append(turn(function, calls[name]))
     return taken
+
+
+def tiled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`attention` by the path of tiles, whichever it would prefer."""
+    from kernels.call import checked_call
+    from kernels.tiled import TiledPath
+
+    call = checked_call(q, k, v, mask=None, is_causal=False, scale=None, window=None, wrap=None, budget_bytes=None)
+    return TiledPath().run(call)
 
 
 def largest_error(made: Tensor, qkv: Sequence[Tensor], rows: int = 64) -> float:
@@ -155,7 +162,7 @@ def compare(shape: Shape, device: str, repeats: int) -> dict[str, Any]:
         "ours": lambda: attention(q, k, v),
     }
     if device == "cpu":
-        functions["tiled"] = lambda: attention(q, k, v, budget_bytes=TILED_BUDGET)
+        functions["tiled"] = lambda: tiled(q, k, v)
     with torch.no_grad():
         found: dict[str, Any] = {"path": str(explain(q, k, v)), "seconds": seconds(functions, device, repeats)}
         found["error"] = {name: largest_error(function(), qkv) for name, function in functions.items()}
@@ -264,15 +271,17 @@ def grown_bytes(shape: Shape, side: str) -> int:
     small = [t[:, :, :64] for t in (q, k, v)]
     with torch.no_grad():
         scaled_dot_product_attention(small[0], small[1], small[2])
-        attention(small[0], small[1], small[2], budget_bytes=2**20)
+        tiled(small[0], small[1], small[2])
         before = peak()
         if side == "math":
             with sdpa_kernel(SDPBackend.MATH):
                 scaled_dot_product_attention(q, k, v)
         elif side == "theirs":
             scaled_dot_product_attention(q, k, v)
+        elif side == "tiled":
+            tiled(q, k, v)
         else:
-            attention(q, k, v, budget_bytes=None if side == "ours" else TILED_BUDGET)
+            attention(q, k, v)
     return peak() - before
 
 
