@@ -11,11 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# shared memory that one block may have, in bytes: CUDA programming guide, table of compute capabilities; 64 KiB of LDS
-SHARED_LIMIT = {
-    "sm_75": 65536, "sm_80": 166912, "sm_86": 101376, "sm_89": 101376, "sm_90": 232448, "sm_120": 101376,
-    "gfx942": 65536, "gfx1100": 65536,
-}  # fmt: skip
+from kernels.gpu.config import SHARED_LIMIT
 
 _MMA = {"gfx942": r"\bv_mfma_", "gfx1100": r"\bv_wmma_", "sm_90": r"\bwgmma\.mma_async|\bmma\.sync"}
 

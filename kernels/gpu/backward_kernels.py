@@ -44,8 +44,12 @@ def key_value_kernel(
     n_heads, n_queries, n_keys, scale,
     D: tl.constexpr, P0: tl.constexpr, P1: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
+    KEYS: tl.constexpr, VALUES: tl.constexpr,
 ):
-    """One program: the gradients of BLOCK_N keys and values, one SLICE of columns. DK and DV are contiguous."""
+    """One program: the gradients of BLOCK_N keys (if KEYS) and values (if VALUES), one SLICE of columns.
+
+    DK and DV are contiguous. Two launches, one for each, need fewer registers and one more product.
+    """
     program = tl.program_id(0)
     slices: tl.constexpr = P0 // SLICE
     n_blocks = tl.cdiv(n_keys, BLOCK_N)
@@ -68,17 +72,24 @@ def key_value_kernel(
     v1 = 0.0
     if CHUNK == P0:
         k0 = row_tile(K, start_n, n_keys, 0, stride_kn, stride_kd, BLOCK_N, P0, P0, True)
-        v0 = row_tile(V, start_n, n_keys, 0, stride_vn, stride_vd, BLOCK_N, P0, P0, True)
+        if KEYS:
+            v0 = row_tile(V, start_n, n_keys, 0, stride_vn, stride_vd, BLOCK_N, P0, P0, True)
         if P1 > 0:
             k1 = row_tile(K, start_n, n_keys, P0, stride_kn, stride_kd, BLOCK_N, P1, D - P0, True)
-            v1 = row_tile(V, start_n, n_keys, P0, stride_vn, stride_vd, BLOCK_N, P1, D - P0, True)
-    dk0 = tl.zeros([BLOCK_N, SLICE], tl.float32)
-    dv0 = tl.zeros([BLOCK_N, SLICE], tl.float32)
+            if KEYS:
+                v1 = row_tile(V, start_n, n_keys, P0, stride_vn, stride_vd, BLOCK_N, P1, D - P0, True)
+    dk0 = 0.0
     dk1 = 0.0
+    dv0 = 0.0
     dv1 = 0.0
-    if P1 > 0:
-        dk1 = tl.zeros([BLOCK_N, P1], tl.float32)
-        dv1 = tl.zeros([BLOCK_N, P1], tl.float32)
+    if KEYS:
+        dk0 = tl.zeros([BLOCK_N, SLICE], tl.float32)
+        if P1 > 0:
+            dk1 = tl.zeros([BLOCK_N, P1], tl.float32)
+    if VALUES:
+        dv0 = tl.zeros([BLOCK_N, SLICE], tl.float32)
+        if P1 > 0:
+            dv1 = tl.zeros([BLOCK_N, P1], tl.float32)
 
     first = 0
     if CAUSAL:
@@ -88,33 +99,38 @@ def key_value_kernel(
         queries = start_m + tl.arange(0, BLOCK_M)
         # +inf outside: those queries get the probability 0
         lse = tl.load(LSE + queries, mask=queries < n_queries, other=float("inf"))
-        delta = tl.load(DELTA + queries, mask=queries < n_queries, other=0.0)
         s = product_over_d(k0, k1, K, Q, start_n, start_m, n_keys, n_queries, stride_kn, stride_kd, stride_qn, stride_qd,
                            BLOCK_N, BLOCK_M, D, P0, P1, CHUNK, True, True)
         p = tl.math.exp2((s * scale - lse[None, :]) * 1.4426950408889634)
         if CAUSAL:
             p = tl.where(queries[None, :] >= keys[:, None], p, 0.0)
-        dp = product_over_d(v0, v1, V, DOUT, start_n, start_m, n_keys, n_queries, stride_vn, stride_vd, stride_gn,
-                            stride_gd, BLOCK_N, BLOCK_M, D, P0, P1, CHUNK, True, True)
-        ds = (p * (dp - delta[None, :])).to(Q.dtype.element_ty)
-        p = p.to(Q.dtype.element_ty)
-        g = row_tile(DOUT, start_m, n_queries, col, stride_gn, stride_gd, BLOCK_M, SLICE, SLICE, True)
-        dv0 = tl.dot(p, g, dv0, input_precision="ieee")
-        q = row_tile(Q, start_m, n_queries, col, stride_qn, stride_qd, BLOCK_M, SLICE, SLICE, True)
-        dk0 = tl.dot(ds, q, dk0, input_precision="ieee")
-        if P1 > 0:
-            g = row_tile(DOUT, start_m, n_queries, P0, stride_gn, stride_gd, BLOCK_M, P1, D - P0, True)
-            dv1 = tl.dot(p, g, dv1, input_precision="ieee")
-            q = row_tile(Q, start_m, n_queries, P0, stride_qn, stride_qd, BLOCK_M, P1, D - P0, True)
-            dk1 = tl.dot(ds, q, dk1, input_precision="ieee")
+        if VALUES:
+            g = row_tile(DOUT, start_m, n_queries, col, stride_gn, stride_gd, BLOCK_M, SLICE, SLICE, True)
+            dv0 = tl.dot(p.to(g.dtype), g, dv0, input_precision="ieee")
+            if P1 > 0:
+                g = row_tile(DOUT, start_m, n_queries, P0, stride_gn, stride_gd, BLOCK_M, P1, D - P0, True)
+                dv1 = tl.dot(p.to(g.dtype), g, dv1, input_precision="ieee")
+        if KEYS:
+            dp = product_over_d(v0, v1, V, DOUT, start_n, start_m, n_keys, n_queries, stride_vn, stride_vd, stride_gn,
+                                stride_gd, BLOCK_N, BLOCK_M, D, P0, P1, CHUNK, True, True)
+            delta = tl.load(DELTA + queries, mask=queries < n_queries, other=0.0)
+            ds = (p * (dp - delta[None, :])).to(Q.dtype.element_ty)
+            q = row_tile(Q, start_m, n_queries, col, stride_qn, stride_qd, BLOCK_M, SLICE, SLICE, True)
+            dk0 = tl.dot(ds, q, dk0, input_precision="ieee")
+            if P1 > 0:
+                q = row_tile(Q, start_m, n_queries, P0, stride_qn, stride_qd, BLOCK_M, P1, D - P0, True)
+                dk1 = tl.dot(ds, q, dk1, input_precision="ieee")
 
-    DK += tl.cast(head, tl.int64) * n_keys * D
-    DV += tl.cast(head, tl.int64) * n_keys * D
-    store_tile(DK, (dk0 * scale).to(DK.dtype.element_ty), start_n, n_keys, col, D, 1, BLOCK_N, SLICE, SLICE)
-    store_tile(DV, dv0.to(DV.dtype.element_ty), start_n, n_keys, col, D, 1, BLOCK_N, SLICE, SLICE)
-    if P1 > 0:
-        store_tile(DK, (dk1 * scale).to(DK.dtype.element_ty), start_n, n_keys, P0, D, 1, BLOCK_N, P1, D - P0)
-        store_tile(DV, dv1.to(DV.dtype.element_ty), start_n, n_keys, P0, D, 1, BLOCK_N, P1, D - P0)
+    if KEYS:
+        DK += tl.cast(head, tl.int64) * n_keys * D
+        store_tile(DK, (dk0 * scale).to(DK.dtype.element_ty), start_n, n_keys, col, D, 1, BLOCK_N, SLICE, SLICE)
+        if P1 > 0:
+            store_tile(DK, (dk1 * scale).to(DK.dtype.element_ty), start_n, n_keys, P0, D, 1, BLOCK_N, P1, D - P0)
+    if VALUES:
+        DV += tl.cast(head, tl.int64) * n_keys * D
+        store_tile(DV, dv0.to(DV.dtype.element_ty), start_n, n_keys, col, D, 1, BLOCK_N, SLICE, SLICE)
+        if P1 > 0:
+            store_tile(DV, dv1.to(DV.dtype.element_ty), start_n, n_keys, P0, D, 1, BLOCK_N, P1, D - P0)
 
 
 @triton.jit

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+HEAD_SIZES = (40, 64, 80, 128, 160, 512)
+
 Variant = Literal["pointer", "descriptor"]
 
 # shared memory that one block may have, in bytes (CUDA programming guide, compute capabilities; 64 KiB of LDS on AMD)
@@ -48,3 +50,13 @@ class Config:
                 raise ValueError(f"Expected {name} to be a power of two, but got {value}.")
         if self.stages < 1 or self.splits < 1:
             raise ValueError(f"Expected stages and splits to be at least 1, but got {self.stages} and {self.splits}.")
+
+
+@dataclass(frozen=True)
+class BackwardConfig:
+    """Tiles of the backward: of the kernel that owns keys, and of the one that owns queries. Unless `together`, the
+    gradients of keys and of values are two launches, which need fewer registers and one product more."""
+
+    keys: Config
+    queries: Config
+    together: bool = True

@@ -14,10 +14,8 @@ import torch
 import triton
 
 from kernels.gpu.backward_kernels import delta_kernel, key_value_kernel, query_kernel
-from kernels.gpu.config import Config, head_parts
+from kernels.gpu.config import HEAD_SIZES, BackwardConfig, Config, head_parts
 from kernels.gpu.forward_kernels import descriptor_kernel, forward_kernel, merge_kernel
-
-HEAD_SIZES = range(16, 513, 8)
 
 
 def forward(
@@ -92,7 +90,7 @@ def backward(
     *,
     scale: float,
     is_causal: bool = False,
-    config: Config | None = None,
+    config: BackwardConfig | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients (dq, dk, dv) of `forward`'s first output, contiguous; `out` and `lse` are what `forward` returned.
 
@@ -111,28 +109,31 @@ def backward(
 
         config = tiles.backward_config(arch_of(q.device), d)
     main, tail = head_parts(d)
-    _check_config(config, d)
     dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
     delta = torch.empty((batch, heads, n_queries), dtype=torch.float32, device=q.device)
     grad, lse = grad.to(q.dtype), lse.contiguous()
-    slices = main // config.slice
-    strides = (*q.stride(), *k.stride(), *v.stride(), *grad.stride())
-    meta: dict[str, Any] = {
-        "D": d, "P0": main, "P1": tail, "CHUNK": config.chunk, "SLICE": config.slice, "BLOCK_M": config.block_m,
-        "BLOCK_N": config.block_n, "CAUSAL": is_causal, "num_warps": config.warps, "num_stages": config.stages,
-    }  # fmt: skip
+    strides = (*q.stride(), *k.stride(), *v.stride(), *grad.stride(), heads, n_queries, n_keys, scale)
+
+    def meta(tiles: Config) -> dict[str, Any]:
+        _check_config(tiles, d)
+        return {
+            "D": d, "P0": main, "P1": tail, "CHUNK": tiles.chunk, "SLICE": tiles.slice, "BLOCK_M": tiles.block_m,
+            "BLOCK_N": tiles.block_n, "CAUSAL": is_causal, "num_warps": tiles.warps, "num_stages": tiles.stages,
+        }  # fmt: skip
+
     with _on(q):
         rows = 8
         delta_kernel[(triton.cdiv(n_queries, rows) * batch * heads,)](
             grad, out, delta, *grad.stride(), *out.stride(), heads, n_queries,
             D=d, WIDTH=triton.next_power_of_2(d), ROWS=rows, num_warps=4,
         )  # fmt: skip
-        key_value_kernel[(triton.cdiv(n_keys, config.block_n) * slices * batch * heads,)](
-            q, k, v, grad, lse, delta, dk, dv, *strides, heads, n_queries, n_keys, scale, **meta
-        )
-        query_kernel[(triton.cdiv(n_queries, config.block_m) * slices * batch * heads,)](
-            q, k, v, grad, lse, delta, dq, *strides, heads, n_queries, n_keys, scale, **meta
-        )
+        grid = (triton.cdiv(n_keys, config.keys.block_n) * (main // config.keys.slice) * batch * heads,)
+        for keys, values in ((True, True),) if config.together else ((True, False), (False, True)):
+            key_value_kernel[grid](
+                q, k, v, grad, lse, delta, dk, dv, *strides, **meta(config.keys), KEYS=keys, VALUES=values
+            )
+        grid = (triton.cdiv(n_queries, config.queries.block_m) * (main // config.queries.slice) * batch * heads,)
+        query_kernel[grid](q, k, v, grad, lse, delta, dq, *strides, **meta(config.queries))
     return dq, dk, dv
 
 
@@ -149,7 +150,7 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
     if 0 in q.shape or 0 in k.shape:
         raise ValueError(f"Expected no empty dimension, but got q {tuple(q.shape)} and k {tuple(k.shape)}.")
     if q.shape[3] not in HEAD_SIZES:
-        raise ValueError(f"Expected a head size in 16, 24, ..., 512, but got {q.shape[3]}.")
+        raise ValueError(f"Expected a head size of {', '.join(map(str, HEAD_SIZES))}, but got {q.shape[3]}.")
     if q.dtype not in (torch.float16, torch.bfloat16) or not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"Expected float16 or bfloat16 for all of q, k, v, but got {q.dtype}, {k.dtype} and {v.dtype}.")
     if not q.device == k.device == v.device:
