@@ -72,12 +72,22 @@ def forward(
                 num_warps=config.warps, num_stages=config.stages,
             )  # fmt: skip
         if splits > 1:
-            rows = 4
-            merge_kernel[(triton.cdiv(n_queries, rows) * batch * heads,)](
-                part, part_lse, out, lse, *out.stride(), heads, n_queries, batch * heads,
-                D=d, WIDTH=triton.next_power_of_2(d), ROWS=rows, SPLITS=splits, num_warps=4,
-            )  # fmt: skip
+            merge(part, part_lse, out, lse)
     return out, lse
+
+
+def merge(part: torch.Tensor, part_lse: torch.Tensor, out: torch.Tensor, lse: torch.Tensor) -> None:
+    """Writes the results of key splits, merged by their log-sum-exp, into `out` (B, H, N, D) and `lse` (B, H, N).
+
+    `part` (S, B, H, N, D) and `part_lse` (S, B, H, N) are contiguous float32.
+    """
+    splits, batch, heads, n_queries, d = part.shape
+    rows = 4
+    with _on(out):
+        merge_kernel[(triton.cdiv(n_queries, rows) * batch * heads,)](
+            part, part_lse, out, lse, *out.stride(), heads, n_queries, batch * heads,
+            D=d, WIDTH=triton.next_power_of_2(d), ROWS=rows, SPLITS=splits, num_warps=4,
+        )  # fmt: skip
 
 
 def backward(

@@ -118,7 +118,9 @@ def defaults(arch: str, d: int) -> Config:
             return Config(64, 32, 64, 128, 8, 1)
         return Config(64, 64, 64, 256, 8, 1 if arch == "gfx942" else 2)
     if d >= 128:
-        return Config(64, 32, main, main, 8, 1) if arch.startswith("gfx") else Config(128, 32, main, main, 8, 2)
+        if arch == "gfx1100":
+            return Config(64, 32, 64 if d > 128 else main, main, 8, 1)
+        return Config(64, 32, main, main, 8, 1) if arch == "gfx942" else Config(128, 32, main, main, 8, 2)
     if arch == "gfx1100":
         return Config(64, 32, main, main, 4, 1)
     return Config(64, 64, main, main, 4, 1 if arch == "gfx942" else 2)
@@ -231,15 +233,16 @@ def backward_config(arch: str, d: int) -> BackwardConfig:
     if d == 512:
         if hopper:
             return BackwardConfig(Config(64, 64, 64, 128, 8, 1), Config(64, 64, 64, 256, 8, 1))
-        return BackwardConfig(Config(32, 64, 64, 128, 8, 1), Config(64, 32, 64, 256, 8, 1))
+        return BackwardConfig(Config(32, 64, 32, 128, 8, 1), Config(64, 32, 64, 256, 8, 1))
     if d >= 128:
-        chunk = main if hopper else 32
-        return BackwardConfig(Config(32, 64, chunk, main, 8, 1), Config(64, 32, main, main, 8, 1), together=False)
+        if hopper:
+            return BackwardConfig(Config(32, 64, main, main, 8, 1), Config(64, 32, main, main, 8, 1), together=False)
+        queries = Config(64, 32, 32 if d == 128 else main, main, 8, 1)
+        return BackwardConfig(Config(32, 32, 32, main, 8, 1), queries, together=False)
     if d == 80:
         queries = Config(64, 32, main, main, 4, 1)
         return BackwardConfig(Config(64, 64, main, main, 8, 1) if hopper else Config(32, 64, 32, main, 8, 1), queries)
-    keys = Config(64 if hopper or d == 40 else 32, 64, main, main, 4, 1)
-    return BackwardConfig(keys, Config(64, 64, main, main, 4, 1))
+    return BackwardConfig(Config(64 if hopper else 32, 64, main, main, 4, 1), Config(64, 64, main, main, 4, 1))
 
 
 def _blocks(shape: Shape, config: Config) -> int:
