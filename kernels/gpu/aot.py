@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernels.gpu.config import SHARED_LIMIT
+from kernels.gpu.config import SHARED_LIMIT, BackwardConfig, Config, LinearConfig, head_parts, power_of_two
 
 _MMA = {"gfx942": r"\bv_mfma_", "gfx1100": r"\bv_wmma_", "sm_90": r"\bwgmma\.mma_async|\bmma\.sync"}
 
@@ -112,3 +112,78 @@ def nvidia_tool(name: str) -> str:
 
     suffix = ".exe" if sys.platform == "win32" else ""
     return os.fspath(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / f"{name}{suffix}")
+
+
+def _strides(tensors: str) -> dict[str, str]:
+    return {f"stride_{t}{x}": "1" if x == "d" else "i32" for t in tensors for x in "bhnd"}
+
+
+def _pointers(names: str, kind: str) -> dict[str, str]:
+    return {name: f"*{kind}" for name in names.split()}
+
+
+def _counts(*names: str) -> dict[str, str]:
+    return {name: "i32!" for name in names}
+
+
+def compile_forward(arch: str, d: int, config: Config, *, is_causal: bool = False, dtype: str = "fp16") -> Compiled:
+    """The forward kernel of `split_d.py` as `config` makes it, for contiguous inputs."""
+    from kernels.gpu import forward_kernels
+
+    main, tail = head_parts(d)
+    sizes = _counts("n_heads", "n_queries", "n_keys", "batch_heads") | {"qk_scale": "fp32", "LSE": "*fp32"}
+    constants: dict[str, Any] = {"D": d, "SLICE": config.slice, "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
+                                 "CAUSAL": is_causal, "SPLITS": config.splits}
+    out = _pointers("OUT", "fp32" if config.splits > 1 else dtype)
+    if config.variant == "descriptor":
+        boxes = {"Q": (config.block_m, d), "K": (config.block_n, d), "V": (config.block_n, config.slice)}
+        inputs = {name: f"tensordesc<{dtype}[1,1,{rows},{columns}]>" for name, (rows, columns) in boxes.items()}
+        return compile_kernel(forward_kernels.descriptor_kernel, inputs | out | sizes | {"stride_on": "i32"}, constants, arch,
+                              warps=config.warps, stages=config.stages)
+    constants |= {"P0": main, "P1": tail, "CHUNK": config.chunk, "SINGLE": config.single_loop, "STAGES": config.stages}
+    signature = _pointers("Q K V", dtype) | out | sizes | _strides("qkvo") | {"stride_os": "i64"}
+    return compile_kernel(forward_kernels.forward_kernel, signature, constants, arch, warps=config.warps, stages=config.stages)
+
+
+def compile_backward(arch: str, d: int, config: BackwardConfig, *, is_causal: bool = False) -> dict[str, Compiled]:
+    """The backward's kernels by name, for contiguous float16."""
+    from kernels.gpu import backward_kernels
+
+    main, tail = head_parts(d)
+    common = _pointers("Q K V DOUT", "fp16") | _pointers("LSE DELTA", "fp32") | _strides("qkvg") | {"scale": "fp32"}
+    common |= _counts("n_heads", "n_queries", "n_keys")
+
+    def constants(tiles: Config) -> dict[str, Any]:
+        return {"D": d, "P0": main, "P1": tail, "CHUNK": tiles.chunk, "SLICE": tiles.slice, "BLOCK_M": tiles.block_m,
+                "BLOCK_N": tiles.block_n, "CAUSAL": is_causal}
+
+    made = {}
+    for keys, values in ((True, True),) if config.together else ((True, False), (False, True)):
+        made["keys" * keys + "values" * values] = compile_kernel(
+            backward_kernels.key_value_kernel, common | _pointers("DK DV", "fp16"),
+            constants(config.keys) | {"KEYS": keys, "VALUES": values}, arch,
+            warps=config.keys.warps, stages=config.keys.stages,
+        )  # fmt: skip
+    made["queries"] = compile_kernel(backward_kernels.query_kernel, common | _pointers("DQ", "fp16"),
+                                     constants(config.queries), arch, warps=config.queries.warps,
+                                     stages=config.queries.stages)
+    return made
+
+
+def compile_linear(arch: str, d: int, e: int, config: LinearConfig) -> dict[str, Compiled]:
+    """The kernels of `linear.py` by name, for contiguous float16."""
+    from kernels.gpu import linear_kernels
+
+    shape = {"D": d, "E": e, "WIDTH_D": power_of_two(d), "WIDTH_E": min(power_of_two(e), config.width_e),
+             "BLOCK": config.block}
+    scan = shape | {"SEGMENT": 1024, "REVERSE": False}
+    state = {"STATE": "*fp32"} | _counts("n_heads", "n")
+    moving = state | {"RATE": "*fp32"} | _counts("segments")
+    cases = {
+        "causal": (linear_kernels.causal_kernel, _pointers("Q K V OUT", "fp16") | moving | _strides("qkvo"),
+                   scan | {"STRICT": False}),
+        "state": (linear_kernels.state_kernel, _pointers("K V", "fp16") | moving | _strides("kv"), scan),
+        "apply": (linear_kernels.apply_kernel, _pointers("Q OUT", "fp16") | state | _strides("qo"), shape),
+    }  # fmt: skip
+    return {name: compile_kernel(kernel, signature, constants, arch, warps=config.warps, stages=config.stages)
+            for name, (kernel, signature, constants) in cases.items()}

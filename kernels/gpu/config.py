@@ -27,6 +27,15 @@ def head_parts(d: int) -> tuple[int, int]:
     return main, (max(16, 1 << (rest - 1).bit_length()) if rest else 0)
 
 
+def power_of_two(n: int) -> int:
+    """The power of two at or above n that a matrix unit takes: at least 16.
+
+    >>> power_of_two(5), power_of_two(64), power_of_two(80)
+    (16, 64, 128)
+    """
+    return max(16, 1 << (n - 1).bit_length())
+
+
 @dataclass(frozen=True, order=True)
 class Config:
     """One way to run a kernel. `chunk` is how much of D one product takes (the queries stay on chip where it is the whole
@@ -60,3 +69,13 @@ class BackwardConfig:
     keys: Config
     queries: Config
     together: bool = True
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    """Tiles of linear attention: rows of a block, columns of a program's state and output."""
+
+    block: int
+    width_e: int
+    warps: int
+    stages: int

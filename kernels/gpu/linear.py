@@ -13,9 +13,11 @@ from typing import Any
 import torch
 import triton
 
+from kernels.gpu import tiles
+from kernels.gpu.config import LinearConfig, power_of_two
 from kernels.gpu.linear_kernels import apply_kernel, causal_kernel, scan_kernel, state_kernel
+from kernels.gpu.split_d import arch_of
 
-BLOCK = 64
 _FIRST_SEGMENTS = 4  # programs for each processor before segments are cut: enough to hide each other's waits
 
 
@@ -55,8 +57,8 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor
         )
     if 0 in q.shape or 0 in v.shape:
         raise ValueError(f"Expected no empty dimension, but got q {tuple(q.shape)} and v {tuple(v.shape)}.")
-    if q.shape[3] > 256 or v.shape[3] > 256:
-        raise ValueError(f"Expected head sizes up to 256, but got {q.shape[3]} and {v.shape[3]}.")
+    if q.shape[3] > 128 or v.shape[3] > 128:
+        raise ValueError(f"Expected head sizes up to 128, but got {q.shape[3]} and {v.shape[3]}.")
     if q.dtype not in (torch.float16, torch.bfloat16) or not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"Expected float16 or bfloat16 for all of q, k, v, but got {q.dtype}, {k.dtype} and {v.dtype}.")
     if not q.device == k.device == v.device:
@@ -121,9 +123,10 @@ class _Bidirectional(torch.autograd.Function):
         return dq, dk, dv
 
 
-def _widths(d: int, e: int) -> tuple[int, int]:
-    width_d = max(16, triton.next_power_of_2(d))
-    return width_d, min(max(16, triton.next_power_of_2(e)), 32 if width_d > 128 else 64)
+def _tiles(k: torch.Tensor, v: torch.Tensor) -> tuple[LinearConfig, int, int]:
+    """(config, width of a query, width of a program's columns)."""
+    config = tiles.linear_config(arch_of(k.device))
+    return config, power_of_two(k.shape[3]), min(power_of_two(v.shape[3]), config.width_e)
 
 
 def _processors(device: torch.device) -> int:
@@ -133,13 +136,13 @@ def _processors(device: torch.device) -> int:
 def _states(k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, segment: int, reverse: bool) -> torch.Tensor:
     batch, heads, n, d = k.shape
     e = v.shape[3]
-    width_d, width_e = _widths(d, e)
+    config, width_d, width_e = _tiles(k, v)
     segments = triton.cdiv(n, segment)
     state = torch.empty((batch * heads, segments, d, e), dtype=torch.float32, device=k.device)
     state_kernel[(batch * heads * segments * triton.cdiv(e, width_e),)](
         k, v, rate, state, *k.stride(), *v.stride(), heads, n, segments,
-        D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, SEGMENT=segment, BLOCK=BLOCK, REVERSE=reverse,
-        num_warps=4, num_stages=2,
+        D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, SEGMENT=segment, BLOCK=config.block, REVERSE=reverse,
+        num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return state
 
@@ -147,7 +150,7 @@ def _states(k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, segment: int, 
 def _scan(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, reverse: bool, strict: bool) -> torch.Tensor:
     batch, heads, n, d = q.shape
     e = v.shape[3]
-    width_d, width_e = _widths(d, e)
+    config, width_d, width_e = _tiles(k, v)
     segment = segment_length(n, batch * heads * triton.cdiv(e, width_e), _processors(q.device))
     segments = triton.cdiv(n, segment)
     out = torch.empty((batch, heads, n, e), dtype=v.dtype, device=v.device)
@@ -161,8 +164,8 @@ def _scan(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor,
         )
     causal_kernel[(batch * heads * segments * triton.cdiv(e, width_e),)](
         q, k, v, rate, state, out, *q.stride(), *k.stride(), *v.stride(), *out.stride(), heads, n, segments,
-        D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, SEGMENT=segment, BLOCK=BLOCK, REVERSE=reverse, STRICT=strict,
-        num_warps=4 if width_d <= 128 else 8, num_stages=2,
+        D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, SEGMENT=segment, BLOCK=config.block, REVERSE=reverse, STRICT=strict,
+        num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return out
 
@@ -171,17 +174,17 @@ def _total(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """sum over s of k_s^T v_s, (B H, D, E) float32."""
     batch, heads, n, _ = k.shape
     rate = torch.zeros(heads, dtype=torch.float32, device=k.device)
-    programs = batch * heads * triton.cdiv(v.shape[3], _widths(k.shape[3], v.shape[3])[1])
+    programs = batch * heads * triton.cdiv(v.shape[3], _tiles(k, v)[2])
     return _states(k, v, rate, segment_length(n, programs, _processors(k.device)), False).sum(1)
 
 
 def _apply(q: torch.Tensor, state: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     batch, heads, n, d = q.shape
     e = state.shape[2]
-    width_d, width_e = _widths(d, e)
     out = torch.empty((batch, heads, n, e), dtype=dtype, device=q.device)
-    apply_kernel[(batch * heads * triton.cdiv(n, BLOCK) * triton.cdiv(e, width_e),)](
+    config, width_d, width_e = _tiles(q, out)
+    apply_kernel[(batch * heads * triton.cdiv(n, config.block) * triton.cdiv(e, width_e),)](
         q, state, out, *q.stride(), *out.stride(), heads, n,
-        D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, BLOCK=BLOCK, num_warps=4,
+        D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, BLOCK=config.block, num_warps=config.warps,
     )  # fmt: skip
     return out

@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kernels.gpu.config import HEAD_SIZES, SHARED_LIMIT, BackwardConfig, Config, head_parts
+from kernels.gpu.config import HEAD_SIZES, SHARED_LIMIT, BackwardConfig, Config, LinearConfig, head_parts
 
 FITTED = Path(__file__).with_name("tiles.json")
 _REGISTERS = 65536  # 32-bit registers of a multiprocessor; of a compute unit they are counted a wave at a time below
@@ -48,6 +48,15 @@ CHIPS = {
     "sm_90": Chip(4096, 38, 16, 2048), "sm_120": Chip(1024, 40, 16, 1536), "gfx942": Chip(2048, 32, 16, 2048),
     "gfx1100": Chip(512, 32, 16, 2048),
 }  # fmt: skip
+
+
+# for heads of 512 on sm_90, in the order that a first measurement should take them
+HOPPER_VARIANTS = (
+    Config(128, 32, 512, 256, 8, 2, variant="descriptor"),
+    Config(64, 32, 512, 512, 8, 2, variant="descriptor"),
+    Config(128, 32, 512, 256, 8, 2),
+    Config(64, 64, 64, 256, 8, 3),
+)
 
 
 def known_arch(arch: str) -> str:
@@ -119,7 +128,7 @@ def defaults(arch: str, d: int) -> Config:
         return Config(64, 64, 64, 256, 8, 1 if arch == "gfx942" else 2)
     if d >= 128:
         if arch == "gfx1100":
-            return Config(64, 32, 64 if d > 128 else main, main, 8, 1)
+            return Config(64, 32 if d == 128 else 16, main, main, 8, 1)
         return Config(64, 32, main, main, 8, 1) if arch == "gfx942" else Config(128, 32, main, main, 8, 2)
     if arch == "gfx1100":
         return Config(64, 32, main, main, 4, 1)
@@ -243,6 +252,16 @@ def backward_config(arch: str, d: int) -> BackwardConfig:
         queries = Config(64, 32, main, main, 4, 1)
         return BackwardConfig(Config(64, 64, main, main, 8, 1) if hopper else Config(32, 64, 32, main, 8, 1), queries)
     return BackwardConfig(Config(64 if hopper else 32, 64, main, main, 4, 1), Config(64, 64, main, main, 4, 1))
+
+
+def linear_config(arch: str) -> LinearConfig:
+    """The tiles of linear attention on a chip."""
+    arch = known_arch(arch)
+    if arch == "gfx1100":
+        return LinearConfig(16, 16, 8, 1)
+    if arch == "gfx942":
+        return LinearConfig(64, 32, 4, 2)
+    return LinearConfig(64, 64 if arch == "sm_90" else 32, 8, 2)
 
 
 def _blocks(shape: Shape, config: Config) -> int:
