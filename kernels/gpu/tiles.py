@@ -135,12 +135,6 @@ def defaults(arch: str, d: int) -> Config:
     return Config(64, 64, main, main, 4, 1 if arch == "gfx942" else 2)
 
 
-def pointer_twin(arch: str, d: int) -> Config:
-    """What runs where tensor descriptors cannot read the inputs."""
-    config = defaults(arch, d)
-    return replace(config, variant="pointer")
-
-
 def split_choices(processors: int, shape: Shape, config: Config) -> tuple[int, ...]:
     """Key splits worth trying: 1, and more while the programs are fewer than two for each processor."""
     programs = _blocks(shape, config) * shape.batch_heads

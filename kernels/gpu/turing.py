@@ -51,7 +51,7 @@ class Plan:
 
 PLANS = {
     plan.d: plan
-    for plan in (Plan(40, 4, 1, 64), Plan(64, 4, 1, 64), Plan(80, 4, 1, 64), Plan(128, 4, 1, 32), Plan(160, 4, 1, 16),
+    for plan in (Plan(40, 4, 1, 48), Plan(64, 4, 1, 64), Plan(80, 4, 1, 64), Plan(128, 4, 1, 32), Plan(160, 4, 1, 16),
                  Plan(512, 2, 4, 16))
 }  # fmt: skip
 
