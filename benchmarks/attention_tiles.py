@@ -27,7 +27,15 @@ from kernels.gpu.config import HEAD_SIZES, Config
 from kernels.gpu.tiles import Shape
 
 # (batch x heads, queries, keys); every head size takes each
-TRAIN = ((1, 4096, 4096), (1, 16384, 16384), (4, 2048, 2048), (16, 1024, 1024), (16, 4096, 4096), (32, 4096, 77), (8, 512, 8192))
+TRAIN = (
+    (1, 4096, 4096),
+    (1, 16384, 16384),
+    (4, 2048, 2048),
+    (16, 1024, 1024),
+    (16, 4096, 4096),
+    (32, 4096, 77),
+    (8, 512, 8192),
+)
 HELD_OUT = ((1, 9216, 9216), (2, 4096, 16384), (10, 2304, 2304), (20, 4096, 77), (16, 6400, 6400), (3, 1000, 3000))
 RIDGE = 0.02
 PROBE = Shape(16, 1024, 1024, 0)  # each base config's first call, where it must compile without spills
@@ -41,14 +49,16 @@ def plan(arch: str, processors: int, d: int, shapes: tuple[tuple[int, int, int],
 
 def bases(arch: str, d: int, most: int) -> list[Config]:
     """The fixed config and the analytic model's best, over all training shapes, without key splits."""
-    found = {tiles.defaults(arch, d): 0.0}
+    found = {tiles.defaults(arch, d): 0.0} | (
+        dict.fromkeys(tiles.HOPPER_VARIANTS, 0.0) if (arch, d) == ("sm_90", 512) else {}
+    )
     for bh, nq, nk in TRAIN:
         shape = Shape(bh, nq, nk, d)
         cost = {c: tiles.cycles(arch, 132, shape, c) for c in tiles.candidates(arch, 132, shape) if c.splits == 1}
         best = min(cost.values())
         for config, value in cost.items():
             found[config] = min(found.get(config, math.inf), value / best)
-    return sorted(found, key=lambda c: (found[c], c))[:most]
+    return sorted(found, key=lambda c: (found[c], -c.block_m * c.block_n, c))[:most]
 
 
 class Gpu:
@@ -67,7 +77,9 @@ class Gpu:
     def inputs(self, shape: Shape) -> Any:
         """q, k and v of a shape, random."""
         sizes = (shape.n_queries, shape.n_keys, shape.n_keys)
-        return [self.torch.randn(1, shape.batch_heads, n, shape.d, device="cuda", dtype=self.torch.float16) for n in sizes]
+        return [
+            self.torch.randn(1, shape.batch_heads, n, shape.d, device="cuda", dtype=self.torch.float16) for n in sizes
+        ]
 
     def run(self, inputs: Any, shape: Shape, config: Config) -> None:
         """One call."""
@@ -103,7 +115,8 @@ class Gpu:
 
 
 def fit(arch: str, processors: int, measured: dict[Shape, dict[Config, float]]) -> list[float]:
-    """Ridge regression of log(measured / analytic), each shape's mean taken out: only the order within a shape matters."""
+    """Ridge regression of log(measured / analytic), each shape's mean taken out: only the order within a shape
+    matters."""
     rows, targets = [], []
     for shape, times in measured.items():
         x = np.array([tiles.features(arch, processors, shape, c) for c in times])
@@ -117,13 +130,16 @@ def fit(arch: str, processors: int, measured: dict[Shape, dict[Config, float]]) 
     return [round(float(w), 5) for w in weights]
 
 
-def regret(arch: str, processors: int, measured: dict[Shape, dict[Config, float]], weights: list[float] | None) -> list[float]:
+def regret(
+    arch: str, processors: int, measured: dict[Shape, dict[Config, float]], weights: list[float] | None
+) -> list[float]:
     """One number for each shape; `weights` None takes the fixed config, without splits."""
     out = []
     for shape, times in measured.items():
         if weights is None:
             chosen = tiles.defaults(arch, shape.d)
         else:
+
             def cost(config: Config, shape: Shape = shape) -> float:
                 extra = zip(weights, tiles.features(arch, processors, shape, config), strict=True)
                 return tiles.cycles(arch, processors, shape, config) * math.exp(sum(w * f for w, f in extra))
@@ -134,22 +150,32 @@ def regret(arch: str, processors: int, measured: dict[Shape, dict[Config, float]
     return out
 
 
-def measure(gpu: Gpu, heads: list[int], most: int, deadline: float) -> tuple[dict[Shape, dict[Config, float]], dict[int, list[Config]]]:
+def measure(
+    gpu: Gpu, heads: list[int], most: int, deadline: float
+) -> tuple[dict[Shape, dict[Config, float]], dict[int, list[Config]]]:
     """Times of every candidate for every shape, until the deadline; the second part is what compiled cleanly."""
     measured: dict[Shape, dict[Config, float]] = {}
     clean: dict[int, list[Config]] = {}
     for d in heads:
         clean[d] = [c for c in bases(gpu.arch, d, most) if time.monotonic() < deadline and gpu.clean(d, c)]
         print(f"D {d}: {len(clean[d])} configs compile cleanly", flush=True)
-        for shape, offered in (plan(gpu.arch, gpu.processors, d, TRAIN) | plan(gpu.arch, gpu.processors, d, HELD_OUT)).items():
+        for shape, offered in (
+            plan(gpu.arch, gpu.processors, d, TRAIN) | plan(gpu.arch, gpu.processors, d, HELD_OUT)
+        ).items():
             inputs = gpu.inputs(shape)
-            times = {c: gpu.seconds(inputs, shape, c) for c in offered
-                     if replace(c, splits=1) in clean[d] and time.monotonic() < deadline}
+            times = {
+                c: gpu.seconds(inputs, shape, c)
+                for c in offered
+                if replace(c, splits=1) in clean[d] and time.monotonic() < deadline
+            }
             if len(times) > 1:
                 measured[shape] = times
                 best = min(times, key=lambda c: times[c])
-                print(f"  {shape.batch_heads} x {shape.n_queries} x {shape.n_keys}: {len(times)} configs, best "
-                      f"{times[best] * 1e3:.3f} ms: {best}", flush=True)
+                print(
+                    f"  {shape.batch_heads} x {shape.n_queries} x {shape.n_keys}: {len(times)} configs, best "
+                    f"{times[best] * 1e3:.3f} ms: {best}",
+                    flush=True,
+                )
     return measured, clean
 
 
@@ -158,7 +184,9 @@ def main() -> int:
     parser.add_argument("--dry", action="store_true", help="print what would be measured and stop; needs no GPU")
     parser.add_argument("--arch", default="sm_90", help="with --dry: the architecture to plan for")
     parser.add_argument("--heads", default=",".join(map(str, HEAD_SIZES)), help="head sizes, comma-separated")
-    parser.add_argument("--most", type=int, default=14, help="configs for each head size, the analytic model's best first")
+    parser.add_argument(
+        "--most", type=int, default=14, help="configs for each head size, the analytic model's best first"
+    )
     parser.add_argument("--minutes", type=float, default=8, help="stop measuring after this long")
     parser.add_argument("--fit", action="store_true", help=f"write {tiles.FITTED.name} for this architecture")
     add_json(parser)
@@ -169,9 +197,13 @@ def main() -> int:
             chosen = bases(arguments.arch, d, arguments.most)
             print(f"D {d}: {len(tiles.bases(arguments.arch, d))} configs fit, {len(chosen)} would be measured")
             for config in chosen:
-                print(f"  {config}: {tiles.shared_bytes(arguments.arch, d, config)} bytes shared, "
-                      f"{tiles.registers(arguments.arch, d, config)} registers estimated")
-            for shape, offered in (plan(arguments.arch, 132, d, TRAIN) | plan(arguments.arch, 132, d, HELD_OUT)).items():
+                print(
+                    f"  {config}: {tiles.shared_bytes(arguments.arch, d, config)} bytes shared, "
+                    f"{tiles.registers(arguments.arch, d, config)} registers estimated"
+                )
+            for shape, offered in (
+                plan(arguments.arch, 132, d, TRAIN) | plan(arguments.arch, 132, d, HELD_OUT)
+            ).items():
                 count = sum(replace(c, splits=1) in chosen for c in offered)
                 print(f"  {shape.batch_heads} x {shape.n_queries} x {shape.n_keys}: {count} runs")
         return 0
@@ -190,14 +222,21 @@ def main() -> int:
     for name, choice in (("picker", weights), ("analytic alone", zeros), ("one fixed tile", None)):
         values = regret(gpu.arch, gpu.processors, held_out, choice) or [math.nan]
         barred = name == "picker"
-        figures.append(Figure(name=f"{name}: mean regret %", value=100 * sum(values) / len(values), bar=5 if barred else None))
+        figures.append(
+            Figure(name=f"{name}: mean regret %", value=100 * sum(values) / len(values), bar=5 if barred else None)
+        )
         figures.append(Figure(name=f"{name}: worst regret %", value=100 * max(values), bar=20 if barred else None))
     if arguments.fit:
         everything = json.loads(tiles.FITTED.read_text(encoding="utf-8")) if tiles.FITTED.is_file() else {}
-        everything[gpu.arch] = {"device": gpu.name, "weights": weights,
-                                "configs": {str(d): [asdict(c) for c in configs] for d, configs in clean.items()}}
+        everything[gpu.arch] = {
+            "device": gpu.name,
+            "weights": weights,
+            "configs": {str(d): [asdict(c) for c in configs] for d, configs in clean.items()},
+        }
         tiles.FITTED.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    times = [{"shape": asdict(s), "config": asdict(c), "seconds": t} for s, row in measured.items() for c, t in row.items()]
+    times = [
+        {"shape": asdict(s), "config": asdict(c), "seconds": t} for s, row in measured.items() for c, t in row.items()
+    ]
     details = {"device": gpu.name, "weights": weights, "times": times}
     return finish("attention_tiles", figures, Path(arguments.json) if arguments.json else None, details)
 

@@ -1,4 +1,5 @@
-"""What a Triton kernel compiles to, without a GPU: registers, spills, stack, shared memory, tensor-core instructions."""
+"""What a Triton kernel compiles to, without a GPU: registers, spills, stack, shared memory, tensor-core
+instructions."""
 
 from __future__ import annotations
 
@@ -44,13 +45,21 @@ class Compiled:
         return tuple(found)
 
 
-def compile_kernel(kernel: Any, signature: dict[str, str], constants: dict[str, Any], arch: str, *, warps: int,
-                   stages: int, aligned: bool = True) -> Compiled:
+def compile_kernel(
+    kernel: Any,
+    signature: dict[str, str],
+    constants: dict[str, Any],
+    arch: str,
+    *,
+    warps: int,
+    stages: int,
+    aligned: bool = True,
+) -> Compiled:
     """Compiles a `triton.jit` function for `arch`, one of SHARED_LIMIT.
 
     `signature` maps the arguments that are not in `constants` to Triton's type names. `aligned` says, as the launcher
-    does for pointers from torch and strides that are multiples of 16, that pointers and integers divide by 16; an argument
-    whose type is followed by "!" is left out of that. Raises ValueError for an unknown arch.
+    does for pointers from torch and strides that are multiples of 16, that pointers and integers divide by 16; an
+    argument whose type is followed by "!" is left out of that. Raises ValueError for an unknown arch.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -85,13 +94,21 @@ def _nvidia_report(arch: str, binary: Any) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(binary.asm["cubin"])
-        said = subprocess.run([nvidia_tool("cuobjdump"), "-res-usage", str(cubin)], capture_output=True, text=True,
-                              check=True)
+        said = subprocess.run(
+            [nvidia_tool("cuobjdump"), "-res-usage", str(cubin)], capture_output=True, text=True, check=True
+        )
     usage = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", said.stdout + said.stderr)}
     pattern = _MMA.get(arch, r"\bmma\.sync")
     # ptxas keeps spilled registers on the stack, so that STACK counts them too
-    return Compiled(arch, usage["REG"], usage.get("LOCAL", 0) // 4, usage["STACK"], binary.metadata.shared,
-                    len(re.findall(pattern, listing)), listing)
+    return Compiled(
+        arch,
+        usage["REG"],
+        usage.get("LOCAL", 0) // 4,
+        usage["STACK"],
+        binary.metadata.shared,
+        len(re.findall(pattern, listing)),
+        listing,
+    )
 
 
 def _amd_report(arch: str, binary: Any) -> Compiled:
@@ -101,9 +118,15 @@ def _amd_report(arch: str, binary: Any) -> Compiled:
         found = re.search(rf"\.{name}:\s*(\d+)", listing)
         return int(found.group(1)) if found else 0
 
-    return Compiled(arch, field("vgpr_count"), field("vgpr_spill_count"), field("private_segment_fixed_size"),
-                    max(binary.metadata.shared, field("group_segment_fixed_size")),
-                    len(re.findall(_MMA[arch], listing)), listing)
+    return Compiled(
+        arch,
+        field("vgpr_count"),
+        field("vgpr_spill_count"),
+        field("private_segment_fixed_size"),
+        max(binary.metadata.shared, field("group_segment_fixed_size")),
+        len(re.findall(_MMA[arch], listing)),
+        listing,
+    )
 
 
 def nvidia_tool(name: str) -> str:
@@ -132,17 +155,31 @@ def compile_forward(arch: str, d: int, config: Config, *, is_causal: bool = Fals
 
     main, tail = head_parts(d)
     sizes = _counts("n_heads", "n_queries", "n_keys", "batch_heads") | {"qk_scale": "fp32", "LSE": "*fp32"}
-    constants: dict[str, Any] = {"D": d, "SLICE": config.slice, "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
-                                 "CAUSAL": is_causal, "SPLITS": config.splits}
+    constants: dict[str, Any] = {
+        "D": d,
+        "SLICE": config.slice,
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "CAUSAL": is_causal,
+        "SPLITS": config.splits,
+    }
     out = _pointers("OUT", "fp32" if config.splits > 1 else dtype)
     if config.variant == "descriptor":
         boxes = {"Q": (config.block_m, d), "K": (config.block_n, d), "V": (config.block_n, config.slice)}
         inputs = {name: f"tensordesc<{dtype}[1,1,{rows},{columns}]>" for name, (rows, columns) in boxes.items()}
-        return compile_kernel(forward_kernels.descriptor_kernel, inputs | out | sizes | {"stride_on": "i32"}, constants, arch,
-                              warps=config.warps, stages=config.stages)
+        return compile_kernel(
+            forward_kernels.descriptor_kernel,
+            inputs | out | sizes | {"stride_on": "i32"},
+            constants,
+            arch,
+            warps=config.warps,
+            stages=config.stages,
+        )
     constants |= {"P0": main, "P1": tail, "CHUNK": config.chunk, "SINGLE": config.single_loop, "STAGES": config.stages}
     signature = _pointers("Q K V", dtype) | out | sizes | _strides("qkvo") | {"stride_os": "i64"}
-    return compile_kernel(forward_kernels.forward_kernel, signature, constants, arch, warps=config.warps, stages=config.stages)
+    return compile_kernel(
+        forward_kernels.forward_kernel, signature, constants, arch, warps=config.warps, stages=config.stages
+    )
 
 
 def compile_backward(arch: str, d: int, config: BackwardConfig, *, is_causal: bool = False) -> dict[str, Compiled]:
@@ -154,8 +191,16 @@ def compile_backward(arch: str, d: int, config: BackwardConfig, *, is_causal: bo
     common |= _counts("n_heads", "n_queries", "n_keys")
 
     def constants(tiles: Config) -> dict[str, Any]:
-        return {"D": d, "P0": main, "P1": tail, "CHUNK": tiles.chunk, "SLICE": tiles.slice, "BLOCK_M": tiles.block_m,
-                "BLOCK_N": tiles.block_n, "CAUSAL": is_causal}
+        return {
+            "D": d,
+            "P0": main,
+            "P1": tail,
+            "CHUNK": tiles.chunk,
+            "SLICE": tiles.slice,
+            "BLOCK_M": tiles.block_m,
+            "BLOCK_N": tiles.block_n,
+            "CAUSAL": is_causal,
+        }
 
     made = {}
     for keys, values in ((True, True),) if config.together else ((True, False), (False, True)):
@@ -164,9 +209,14 @@ def compile_backward(arch: str, d: int, config: BackwardConfig, *, is_causal: bo
             constants(config.keys) | {"KEYS": keys, "VALUES": values}, arch,
             warps=config.keys.warps, stages=config.keys.stages,
         )  # fmt: skip
-    made["queries"] = compile_kernel(backward_kernels.query_kernel, common | _pointers("DQ", "fp16"),
-                                     constants(config.queries), arch, warps=config.queries.warps,
-                                     stages=config.queries.stages)
+    made["queries"] = compile_kernel(
+        backward_kernels.query_kernel,
+        common | _pointers("DQ", "fp16"),
+        constants(config.queries),
+        arch,
+        warps=config.queries.warps,
+        stages=config.queries.stages,
+    )
     return made
 
 
@@ -174,8 +224,13 @@ def compile_linear(arch: str, d: int, e: int, config: LinearConfig) -> dict[str,
     """The kernels of `linear.py` by name, for contiguous float16."""
     from kernels.gpu import linear_kernels
 
-    shape = {"D": d, "E": e, "WIDTH_D": power_of_two(d), "WIDTH_E": min(power_of_two(e), config.width_e),
-             "BLOCK": config.block}
+    shape = {
+        "D": d,
+        "E": e,
+        "WIDTH_D": power_of_two(d),
+        "WIDTH_E": min(power_of_two(e), config.width_e),
+        "BLOCK": config.block,
+    }
     scan = shape | {"SEGMENT": 1024, "REVERSE": False}
     state = {"STATE": "*fp32"} | _counts("n_heads", "n")
     moving = state | {"RATE": "*fp32"} | _counts("segments")
@@ -185,5 +240,7 @@ def compile_linear(arch: str, d: int, e: int, config: LinearConfig) -> dict[str,
         "state": (linear_kernels.state_kernel, _pointers("K V", "fp16") | moving | _strides("kv"), scan),
         "apply": (linear_kernels.apply_kernel, _pointers("Q OUT", "fp16") | state | _strides("qo"), shape),
     }  # fmt: skip
-    return {name: compile_kernel(kernel, signature, constants, arch, warps=config.warps, stages=config.stages)
-            for name, (kernel, signature, constants) in cases.items()}
+    return {
+        name: compile_kernel(kernel, signature, constants, arch, warps=config.warps, stages=config.stages)
+        for name, (kernel, signature, constants) in cases.items()
+    }

@@ -1,10 +1,12 @@
-"""Triton kernels of the exact attention backward: probabilities are recomputed from the log-sum-exp, tile by tile, so no
-N x N buffer exists (FlashAttention-2, Dao 2023, algorithm 2). No atomics: the same inputs give the same bits.
+"""Triton kernels of the exact attention backward: probabilities are recomputed from the log-sum-exp, tile by tile, so
+no N x N buffer exists (FlashAttention-2, Dao 2023, algorithm 2). No atomics: the same inputs give the same bits.
 
 Heads are split as in `forward_kernels.py`. At D = 512 each program owns one SLICE of the columns of its gradients and
 recomputes the scores, since two accumulators of the full width do not fit the registers.
 """
 
+# Triton's compiler, not Python's rules, gives these functions their types:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import triton
@@ -99,7 +101,8 @@ def key_value_kernel(
         queries = start_m + tl.arange(0, BLOCK_M)
         # +inf outside: those queries get the probability 0
         lse = tl.load(LSE + queries, mask=queries < n_queries, other=float("inf"))
-        s = product_over_d(k0, k1, K, Q, start_n, start_m, n_keys, n_queries, stride_kn, stride_kd, stride_qn, stride_qd,
+        s = product_over_d(k0, k1, K, Q, start_n, start_m, n_keys, n_queries, stride_kn, stride_kd, stride_qn,
+            stride_qd,
                            BLOCK_N, BLOCK_M, D, P0, P1, CHUNK, True, True)
         p = tl.math.exp2((s * scale - lse[None, :]) * 1.4426950408889634)
         if CAUSAL:
@@ -183,7 +186,8 @@ def query_kernel(
         end = tl.minimum(n_keys, start_m + BLOCK_M)
     for start_n in range(0, end, BLOCK_N):
         keys = start_n + tl.arange(0, BLOCK_N)
-        s = product_over_d(q0, q1, Q, K, start_m, start_n, n_queries, n_keys, stride_qn, stride_qd, stride_kn, stride_kd,
+        s = product_over_d(q0, q1, Q, K, start_m, start_n, n_queries, n_keys, stride_qn, stride_qd, stride_kn,
+            stride_kd,
                            BLOCK_M, BLOCK_N, D, P0, P1, CHUNK, True, True)
         keep = (keys < n_keys)[None, :]
         if CAUSAL:

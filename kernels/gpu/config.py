@@ -38,8 +38,8 @@ def power_of_two(n: int) -> int:
 
 @dataclass(frozen=True, order=True)
 class Config:
-    """One way to run a kernel. `chunk` is how much of D one product takes (the queries stay on chip where it is the whole
-    power-of-two part), `slice` how many columns of the output a program owns, `splits` how many programs share a
+    """One way to run a kernel. `chunk` is how much of D one product takes (the queries stay on chip where it is the
+    whole power-of-two part), `slice` how many columns of the output a program owns, `splits` how many programs share a
     query's keys. `descriptor` reads through tensor descriptors, the bulk copies of sm_90."""
 
     block_m: int

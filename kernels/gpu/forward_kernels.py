@@ -4,6 +4,8 @@
 Online softmax as in FlashAttention-2 (Dao 2023, algorithm 1), in base 2. `split_d.py` launches these.
 """
 
+# Triton's compiler, not Python's rules, gives these functions their types:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import triton
@@ -44,7 +46,8 @@ def store_tile(base, tile, start, limit, col, stride_n, stride_d, BLOCK: tl.cons
 def product_over_d(a0, a1, A, B, start_a, start_b, limit_a, limit_b, stride_an, stride_ad, stride_bn, stride_bd,
                    BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, D: tl.constexpr, P0: tl.constexpr, P1: tl.constexpr,
                    CHUNK: tl.constexpr, MASK_A: tl.constexpr, MASK_B: tl.constexpr):
-    """A[rows] @ B[rows]^T, float32. `a0`, `a1` are A's parts where they stay on chip (CHUNK == P0); else A is re-read."""
+    """A[rows] @ B[rows]^T, float32. `a0`, `a1` are A's parts where they stay on chip (CHUNK == P0); else A is
+    re-read."""
     if CHUNK == P0:
         b0 = row_tile(B, start_b, limit_b, 0, stride_bn, stride_bd, BLOCK_B, P0, P0, MASK_B)
         s = tl.dot(a0, tl.trans(b0), input_precision="ieee")
@@ -75,7 +78,8 @@ def softmax_step(s, top, total, qk_scale, start_m, start_n, n_keys, BLOCK_M: tl.
             keep = keep & (start_m + tl.arange(0, BLOCK_M)[:, None] >= keys[None, :])
         s = tl.where(keep, s, float("-inf"))
     new_top = tl.maximum(top, tl.max(s, 1) * qk_scale)
-    if MASKED:  # a row with no key yet has the maximum -inf, and -inf - -inf is not a number
+    # a row with no key yet has the maximum -inf, and -inf - -inf is not a number
+    if MASKED:  # noqa: SIM108  # Triton compiles one branch of this, and both of an expression
         shift = tl.where(new_top == float("-inf"), 0.0, new_top)
     else:
         shift = new_top
@@ -101,7 +105,8 @@ def _key_range(start_m, split, n_keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.conste
 
 
 @triton.jit
-def attend(acc0, acc1, top, total, q0, q1, Q, K, V, start_m, start_n, n_queries, n_keys, col, qk_scale, stride_qn, stride_qd,
+def attend(acc0, acc1, top, total, q0, q1, Q, K, V, start_m, start_n, n_queries, n_keys, col, qk_scale, stride_qn,
+    stride_qd,
            stride_kn, stride_kd, stride_vn, stride_vd, D: tl.constexpr, P0: tl.constexpr, P1: tl.constexpr,
            CHUNK: tl.constexpr, SLICE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
            MASKED: tl.constexpr):
@@ -133,7 +138,8 @@ def forward_kernel(
 ):
     """One program: BLOCK_M queries of one head against one split of its keys, for one SLICE of the output's columns.
 
-    SINGLE masks every tile of keys, which saves registers; otherwise only the tiles at the edges, in a loop of their own.
+    SINGLE masks every tile of keys, which saves registers; otherwise only the tiles at the edges, in a loop of their
+    own.
     OUT is (SPLITS, B, H, N, D) and LSE (SPLITS, B, H, N) with natural logarithms; an empty split writes 0 and -inf.
     """
     program = tl.program_id(0)
@@ -169,11 +175,13 @@ def forward_kernel(
         clear = first
     for start_n in range(first, clear, BLOCK_N):
         acc0, acc1, top, total = attend(
-            acc0, acc1, top, total, q0, q1, Q, K, V, start_m, start_n, n_queries, n_keys, col, qk_scale, stride_qn, stride_qd,
+            acc0, acc1, top, total, q0, q1, Q, K, V, start_m, start_n, n_queries, n_keys, col, qk_scale, stride_qn,
+                stride_qd,
             stride_kn, stride_kd, stride_vn, stride_vd, D, P0, P1, CHUNK, SLICE, BLOCK_M, BLOCK_N, CAUSAL, False)
     for start_n in tl.range(clear, end, BLOCK_N, num_stages=STAGES if SINGLE else 1):
         acc0, acc1, top, total = attend(
-            acc0, acc1, top, total, q0, q1, Q, K, V, start_m, start_n, n_queries, n_keys, col, qk_scale, stride_qn, stride_qd,
+            acc0, acc1, top, total, q0, q1, Q, K, V, start_m, start_n, n_queries, n_keys, col, qk_scale, stride_qn,
+                stride_qd,
             stride_kn, stride_kd, stride_vn, stride_vd, D, P0, P1, CHUNK, SLICE, BLOCK_M, BLOCK_N, CAUSAL, True)
 
     inverse = tl.where(total > 0, 1.0 / total, tl.where(total == 0, 0.0, total))
@@ -181,7 +189,8 @@ def forward_kernel(
     store_tile(OUT, (acc0 * inverse[:, None]).to(OUT.dtype.element_ty), start_m, n_queries, col, stride_on, stride_od,
                BLOCK_M, SLICE, SLICE)
     if P1 > 0:
-        store_tile(OUT, (acc1 * inverse[:, None]).to(OUT.dtype.element_ty), start_m, n_queries, P0, stride_on, stride_od,
+        store_tile(OUT, (acc1 * inverse[:, None]).to(OUT.dtype.element_ty), start_m, n_queries, P0, stride_on,
+            stride_od,
                    BLOCK_M, P1, D - P0)
     if col == 0:
         rows = start_m + tl.arange(0, BLOCK_M)
@@ -220,7 +229,8 @@ def descriptor_kernel(
     for start_n in range(first, end, BLOCK_N):  # descriptors read zeros outside: the mask is on the scores alone
         k = K.load([b, h, start_n, 0]).reshape(BLOCK_N, D)
         s = tl.dot(q, tl.trans(k), input_precision="ieee")
-        p, top, total, factor = softmax_step(s, top, total, qk_scale, start_m, start_n, n_keys, BLOCK_M, BLOCK_N, CAUSAL,
+        p, top, total, factor = softmax_step(s, top, total, qk_scale, start_m, start_n, n_keys, BLOCK_M, BLOCK_N,
+            CAUSAL,
                                              True)
         v = V.load([b, h, start_n, col]).reshape(BLOCK_N, SLICE)
         acc = tl.dot(p.to(v.dtype), v, acc * factor[:, None], input_precision="ieee")

@@ -27,7 +27,8 @@ def source() -> str:
 
 
 def supports(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
-    """Whether `forward` can run on these: D = 512 on an sm_90 device with NVRTC, rows contiguous and 16-byte aligned."""
+    """Whether `forward` can run on these: D = 512 on an sm_90 device with NVRTC, rows contiguous and 16-byte
+    aligned."""
     return (
         q.is_cuda
         and not torch.version.hip
@@ -55,7 +56,8 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(softmax(scale q k^T) v, log-sum-exp): (B, H, Nq, 512) in q's dtype and (B, H, Nq) float32, natural logarithm.
 
-    q (B, H, Nq, 512), k and v (B, H, Nk, 512). Raises ValueError where `supports` says no, and for a scale that is not finite.
+    q (B, H, Nq, 512), k and v (B, H, Nk, 512). Raises ValueError where `supports` says no, and for a scale that is not
+    finite.
     """
     if not supports(q, k, v) or k.shape != v.shape or q.shape[:2] != k.shape[:2] or 0 in q.shape or 0 in k.shape:
         raise ValueError(
@@ -114,7 +116,8 @@ class _TensorMap(ctypes.Structure):
 
 
 def _tensor_map(tensor: torch.Tensor, box: tuple[int, int, int]) -> ctypes.Array[ctypes.c_ubyte]:
-    """The copy engine's description of (B, H, N, 512) as (64 columns, N, 8 groups of columns, H, B), 128-byte swizzle."""
+    """The copy engine's description of (B, H, N, 512) as (64 columns, N, 8 groups of columns, H, B), 128-byte
+    swizzle."""
     batch, heads, n, _ = tensor.shape
     size = tensor.element_size()
     holder = _TensorMap()
@@ -123,7 +126,8 @@ def _tensor_map(tensor: torch.Tensor, box: tuple[int, int, int]) -> ctypes.Array
     dims = (ctypes.c_uint64 * 5)(64, n, D // 64, heads, batch)
     steps = (ctypes.c_uint64 * 4)(tensor.stride(2) * size, 64 * size, tensor.stride(1) * size, tensor.stride(0) * size)
     nvrtc.check(nvrtc.driver().cuTensorMapEncodeTiled(
-        raw, _TYPES[tensor.dtype], 5, ctypes.c_void_p(tensor.data_ptr()), dims, steps, (ctypes.c_uint32 * 5)(*box, 1, 1),
+        raw, _TYPES[tensor.dtype], 5, ctypes.c_void_p(tensor.data_ptr()), dims, steps, (ctypes.c_uint32 * 5)(*box, 1,
+            1),
         (ctypes.c_uint32 * 5)(1, 1, 1, 1, 1), 0, _SWIZZLE_128B, _PROMOTE_256B, 0,
     ))  # fmt: skip
     return raw

@@ -16,7 +16,7 @@ import triton
 from kernels.gpu import tiles
 from kernels.gpu.config import LinearConfig, power_of_two
 from kernels.gpu.linear_kernels import apply_kernel, causal_kernel, scan_kernel, state_kernel
-from kernels.gpu.split_d import arch_of
+from kernels.gpu.split_d import arch_of, launch
 
 _FIRST_SEGMENTS = 4  # programs for each processor before segments are cut: enough to hide each other's waits
 
@@ -24,7 +24,8 @@ _FIRST_SEGMENTS = 4  # programs for each processor before segments are cut: enou
 def linear_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool = False, decay: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """sum over s of decay^|t-s| (q_t . k_s) v_s, s <= t where `causal`; (B, H, N, E) in v's dtype, differentiable in q, k, v.
+    """sum over s of decay^|t-s| (q_t . k_s) v_s, s <= t where `causal`; (B, H, N, E) in v's dtype, differentiable in
+    q, k, v.
 
     `decay` (H,) in (0, 1] has no gradient; None means 1. The sum is not divided by anything. Raises ValueError or
     TypeError for inputs that do not fit together.
@@ -43,7 +44,9 @@ def linear_attention(
     return out
 
 
-def weights(q: torch.Tensor, k: torch.Tensor, *, causal: bool = False, decay: torch.Tensor | None = None) -> torch.Tensor:
+def weights(
+    q: torch.Tensor, k: torch.Tensor, *, causal: bool = False, decay: torch.Tensor | None = None
+) -> torch.Tensor:
     """sum over s of decay^|t-s| q_t . k_s, (B, H, N, 1): what `linear_attention` is divided by to normalize it."""
     ones = torch.ones((), dtype=q.dtype, device=q.device).expand(*q.shape[:3], 16)
     return linear_attention(q, k, ones, causal=causal, decay=decay)[..., :1]
@@ -53,7 +56,8 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor
     """Raises ValueError or TypeError, naming the values, unless `linear_attention` can run on these."""
     if q.ndim != 4 or q.shape != k.shape or v.ndim != 4 or v.shape[:3] != q.shape[:3]:
         raise ValueError(
-            f"Expected q, k (B, H, N, D) and v (B, H, N, E), but got {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}."
+            "Expected q, k (B, H, N, D) and v (B, H, N, E), "
+            f"but got {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}."
         )
     if 0 in q.shape or 0 in v.shape:
         raise ValueError(f"Expected no empty dimension, but got q {tuple(q.shape)} and v {tuple(v.shape)}.")
@@ -67,7 +71,9 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor
         if decay.shape != (q.shape[1],):
             raise ValueError(f"Expected decay of shape ({q.shape[1]},), but got {tuple(decay.shape)}.")
         if not bool(((decay > 0) & (decay <= 1)).all()):
-            raise ValueError(f"Expected decay above 0 and at most 1, but got {decay.min().item()} to {decay.max().item()}.")
+            raise ValueError(
+                f"Expected decay above 0 and at most 1, but got {decay.min().item()} to {decay.max().item()}."
+            )
 
 
 def segment_length(n: int, programs: int, processors: int) -> int:
@@ -85,8 +91,9 @@ class _Causal(torch.autograd.Function):
     """The operator and its gradients; `rate` is log2 of the decay."""
 
     @staticmethod
-    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, reverse: bool,
-                strict: bool) -> torch.Tensor:
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, reverse: bool, strict: bool
+    ) -> torch.Tensor:
         ctx.save_for_backward(q, k, v, rate)
         ctx.reverse, ctx.strict = reverse, strict
         return _scan(q, k, v, rate, reverse, strict)
@@ -139,7 +146,8 @@ def _states(k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, segment: int, 
     config, width_d, width_e = _tiles(k, v)
     segments = triton.cdiv(n, segment)
     state = torch.empty((batch * heads, segments, d, e), dtype=torch.float32, device=k.device)
-    state_kernel[(batch * heads * segments * triton.cdiv(e, width_e),)](
+    launch(
+        state_kernel, batch * heads * segments * triton.cdiv(e, width_e),
         k, v, rate, state, *k.stride(), *v.stride(), heads, n, segments,
         D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, SEGMENT=segment, BLOCK=config.block, REVERSE=reverse,
         num_warps=config.warps, num_stages=config.stages,
@@ -147,7 +155,9 @@ def _states(k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, segment: int, 
     return state
 
 
-def _scan(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, reverse: bool, strict: bool) -> torch.Tensor:
+def _scan(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, reverse: bool, strict: bool
+) -> torch.Tensor:
     batch, heads, n, d = q.shape
     e = v.shape[3]
     config, width_d, width_e = _tiles(k, v)
@@ -159,10 +169,20 @@ def _scan(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor,
     else:
         state = _states(k, v, rate, segment, reverse)
         width = 256
-        scan_kernel[(batch * heads * triton.cdiv(d * e, width),)](
-            state, rate, heads, segments, d * e, SEGMENT=segment, WIDTH=width, num_warps=4
+        launch(
+            scan_kernel,
+            batch * heads * triton.cdiv(d * e, width),
+            state,
+            rate,
+            heads,
+            segments,
+            d * e,
+            SEGMENT=segment,
+            WIDTH=width,
+            num_warps=4,
         )
-    causal_kernel[(batch * heads * segments * triton.cdiv(e, width_e),)](
+    launch(
+        causal_kernel, batch * heads * segments * triton.cdiv(e, width_e),
         q, k, v, rate, state, out, *q.stride(), *k.stride(), *v.stride(), *out.stride(), heads, n, segments,
         D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, SEGMENT=segment, BLOCK=config.block, REVERSE=reverse, STRICT=strict,
         num_warps=config.warps, num_stages=config.stages,
@@ -183,7 +203,8 @@ def _apply(q: torch.Tensor, state: torch.Tensor, dtype: torch.dtype) -> torch.Te
     e = state.shape[2]
     out = torch.empty((batch, heads, n, e), dtype=dtype, device=q.device)
     config, width_d, width_e = _tiles(q, out)
-    apply_kernel[(batch * heads * triton.cdiv(n, config.block) * triton.cdiv(e, width_e),)](
+    launch(
+        apply_kernel, batch * heads * triton.cdiv(n, config.block) * triton.cdiv(e, width_e),
         q, state, out, *q.stride(), *out.stride(), heads, n,
         D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, BLOCK=config.block, num_warps=config.warps,
     )  # fmt: skip

@@ -2,10 +2,12 @@
 
 Tiles of 64 rows as in Lightning Attention-2 (Qin et al. 2024, arXiv 2401.04658): inside a tile (q k^T masked) v, from
 earlier tiles q times the state. The sequence is cut into segments whose states are computed side by side, scanned, and
-handed on, so that one head fills a GPU too. States are float32 and grow past float16's range on long sequences: where one enters
-a product it is divided by its largest entry, and the product multiplied by it.
+handed on, so that one head fills a GPU too. States are float32 and grow past float16's range on long sequences: where
+one enters a product it is divided by its largest entry, and the product multiplied by it.
 """
 
+# Triton's compiler, not Python's rules, gives these functions their types:
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import triton
@@ -138,7 +140,8 @@ def causal_kernel(
     rows = tl.arange(0, WIDTH_D)
     cols = col + tl.arange(0, WIDTH_E)
     STATE += tl.cast(program, tl.int64) * D * E
-    state = tl.load(STATE + rows[:, None] * E + cols[None, :], mask=(rows < D)[:, None] & (cols < E)[None, :], other=0.0)
+    state = tl.load(STATE + rows[:, None] * E + cols[None, :], mask=(rows < D)[:, None] & (cols < E)[None, :],
+        other=0.0)
 
     at = tl.arange(0, BLOCK)
     gap = (at[:, None] - at[None, :]).to(tl.float32)
@@ -153,7 +156,8 @@ def causal_kernel(
         k = row_tile(k_base, start, n, 0, k_step, stride_kd, BLOCK, WIDTH_D, D, True)
         v = _columns(v_base, start, n, col, v_step, stride_vd, BLOCK, WIDTH_E, E)
         s = tl.dot(q, tl.trans(k), input_precision="ieee") * fade
-        size = tl.maximum(tl.max(tl.abs(s), 1), _TINY)  # sums of products: past float16's range where features are large
+        size = tl.maximum(tl.max(tl.abs(s), 1),
+            _TINY)  # sums of products: past float16's range where features are large
         out = tl.dot((s / size[:, None]).to(v.dtype), v, input_precision="ieee") * size[:, None]
         out += _times_state(q, state) * since[:, None]
         state = _update(state, k, v, rate, BLOCK)
@@ -181,7 +185,8 @@ def apply_kernel(
     rows = tl.arange(0, WIDTH_D)
     cols = col + tl.arange(0, WIDTH_E)
     STATE += tl.cast(head, tl.int64) * D * E
-    state = tl.load(STATE + rows[:, None] * E + cols[None, :], mask=(rows < D)[:, None] & (cols < E)[None, :], other=0.0)
+    state = tl.load(STATE + rows[:, None] * E + cols[None, :], mask=(rows < D)[:, None] & (cols < E)[None, :],
+        other=0.0)
     q = row_tile(q_base, start, n, 0, q_step, stride_qd, BLOCK, WIDTH_D, D, True)
     out = _times_state(q, state)
     _write(o_base, out.to(OUT.dtype.element_ty), start, n, col, o_step, stride_od, BLOCK, WIDTH_E, E)

@@ -33,7 +33,9 @@ def _library() -> ctypes.CDLL:
             return ctypes.CDLL(path)
         except OSError:
             continue
-    raise CompilerError("Expected NVRTC from torch's CUDA build, the nvidia-cuda-nvrtc package or a CUDA toolkit, but got none.")
+    raise CompilerError(
+        "Expected NVRTC from torch's CUDA build, the nvidia-cuda-nvrtc package or a CUDA toolkit, but got none."
+    )
 
 
 def _candidates() -> list[str]:
@@ -159,8 +161,11 @@ class Function:
     def launch(self, grid: int, threads: int, stream: int, arguments: Sequence[Any]) -> None:
         """Starts `grid` blocks on `stream`; arguments are ctypes values in the kernel's order. Returns at once."""
         pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(a) for a in arguments))
-        check(driver().cuLaunchKernel(self._function, grid, 1, 1, threads, 1, 1, self.shared, ctypes.c_void_p(stream),
-                                      pointers, None))
+        check(
+            driver().cuLaunchKernel(
+                self._function, grid, 1, 1, threads, 1, 1, self.shared, ctypes.c_void_p(stream), pointers, None
+            )
+        )
 
 
 def static_limits(log: str) -> dict[str, int]:

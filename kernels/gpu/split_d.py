@@ -1,7 +1,7 @@
 """Exact softmax attention with Triton, for head sizes that other kernels pad or refuse: 40, 80, 160 and 512.
 
-(B, H, N, D) in float16 or bfloat16, float32 inside; O(N) extra memory. Needs an Ampere or newer NVIDIA GPU, or an AMD GPU
-that Triton supports. `tiles.py` chooses the tiles.
+(B, H, N, D) in float16 or bfloat16, float32 inside; O(N) extra memory. Needs an Ampere or newer NVIDIA GPU, or an AMD
+GPU that Triton supports. `tiles.py` chooses the tiles.
 """
 
 from __future__ import annotations
@@ -59,16 +59,19 @@ def forward(
                 part = out.unsqueeze(0)
             tiles = ((q, config.block_m, d), (k, config.block_n, d), (v, config.block_n, config.slice))
             views = [TensorDescriptor.from_tensor(t, [1, 1, rows, columns]) for t, rows, columns in tiles]
-            descriptor_kernel[(programs,)](
-                *views, part, part_lse, d, *shape,
-                D=d, SLICE=config.slice, BLOCK_M=config.block_m, BLOCK_N=config.block_n, CAUSAL=is_causal, SPLITS=splits,
+            launch(
+                descriptor_kernel, programs, *views, part, part_lse, d, *shape,
+                D=d, SLICE=config.slice, BLOCK_M=config.block_m, BLOCK_N=config.block_n, CAUSAL=is_causal,
+                    SPLITS=splits,
                 num_warps=config.warps, num_stages=config.stages,
             )  # fmt: skip
         else:
-            forward_kernel[(programs,)](
-                q, k, v, part, part_lse, *q.stride(), *k.stride(), *v.stride(), *part.stride(), *shape,
+            launch(
+                forward_kernel, programs, q, k, v, part, part_lse, *q.stride(), *k.stride(), *v.stride(),
+                    *part.stride(), *shape,
                 D=d, P0=main, P1=tail, CHUNK=config.chunk, SLICE=config.slice, BLOCK_M=config.block_m,
-                BLOCK_N=config.block_n, CAUSAL=is_causal, SPLITS=splits, SINGLE=config.single_loop, STAGES=config.stages,
+                BLOCK_N=config.block_n, CAUSAL=is_causal, SPLITS=splits, SINGLE=config.single_loop,
+                    STAGES=config.stages,
                 num_warps=config.warps, num_stages=config.stages,
             )  # fmt: skip
         if splits > 1:
@@ -84,7 +87,8 @@ def merge(part: torch.Tensor, part_lse: torch.Tensor, out: torch.Tensor, lse: to
     splits, batch, heads, n_queries, d = part.shape
     rows = 4
     with _on(out):
-        merge_kernel[(triton.cdiv(n_queries, rows) * batch * heads,)](
+        launch(
+            merge_kernel, triton.cdiv(n_queries, rows) * batch * heads,
             part, part_lse, out, lse, *out.stride(), heads, n_queries, batch * heads,
             D=d, WIDTH=triton.next_power_of_2(d), ROWS=rows, SPLITS=splits, num_warps=4,
         )  # fmt: skip
@@ -133,17 +137,31 @@ def backward(
 
     with _on(q):
         rows = 8
-        delta_kernel[(triton.cdiv(n_queries, rows) * batch * heads,)](
+        launch(
+            delta_kernel, triton.cdiv(n_queries, rows) * batch * heads,
             grad, out, delta, *grad.stride(), *out.stride(), heads, n_queries,
             D=d, WIDTH=triton.next_power_of_2(d), ROWS=rows, num_warps=4,
         )  # fmt: skip
-        grid = (triton.cdiv(n_keys, config.keys.block_n) * (main // config.keys.slice) * batch * heads,)
+        grid = triton.cdiv(n_keys, config.keys.block_n) * (main // config.keys.slice) * batch * heads
         for keys, values in ((True, True),) if config.together else ((True, False), (False, True)):
-            key_value_kernel[grid](
-                q, k, v, grad, lse, delta, dk, dv, *strides, **meta(config.keys), KEYS=keys, VALUES=values
+            launch(
+                key_value_kernel,
+                grid,
+                q,
+                k,
+                v,
+                grad,
+                lse,
+                delta,
+                dk,
+                dv,
+                *strides,
+                **meta(config.keys),
+                KEYS=keys,
+                VALUES=values,
             )
-        grid = (triton.cdiv(n_queries, config.queries.block_m) * (main // config.queries.slice) * batch * heads,)
-        query_kernel[grid](q, k, v, grad, lse, delta, dq, *strides, **meta(config.queries))
+        grid = triton.cdiv(n_queries, config.queries.block_m) * (main // config.queries.slice) * batch * heads
+        launch(query_kernel, grid, q, k, v, grad, lse, delta, dq, *strides, **meta(config.queries))
     return dq, dk, dv
 
 
@@ -165,6 +183,11 @@ def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         raise TypeError(f"Expected float16 or bfloat16 for all of q, k, v, but got {q.dtype}, {k.dtype} and {v.dtype}.")
     if not q.device == k.device == v.device:
         raise ValueError(f"Expected one device, but got {q.device}, {k.device} and {v.device}.")
+
+
+def launch(kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
+    """Starts a Triton kernel; `options` are its constants, `num_warps` and `num_stages`."""
+    kernel[(programs,)](*arguments, **options)
 
 
 def describable(*tensors: torch.Tensor) -> bool:
@@ -209,8 +232,10 @@ def _positive_scale(q: torch.Tensor, scale: float) -> tuple[torch.Tensor, float]
 def _check_config(config: Config, d: int) -> None:
     main, tail = head_parts(d)
     if config.slice > main or config.chunk > main or (tail and config.slice != main):
-        raise ValueError(f"Expected chunk and slice to divide {main} (the whole of it as slice for D = {d}), but got "
-                         f"{config.chunk} and {config.slice}.")
+        raise ValueError(
+            f"Expected chunk and slice to divide {main} (the whole of it as slice for D = {d}), but got "
+            f"{config.chunk} and {config.slice}."
+        )
 
 
 def _on(tensor: torch.Tensor) -> AbstractContextManager[Any]:

@@ -1,7 +1,8 @@
 """Which tiles to use, without autotuning: candidates that fit the chip, ranked by a cost model.
 
-The analytic half counts the matrix work, the bytes and the exponentials of one program and how many programs run side by
-side. `benchmarks/attention_tiles.py` measures candidates on a GPU and fits the rest, a linear correction in the logarithm,
+The analytic half counts the matrix work, the bytes and the exponentials of one program and how many programs run side
+by side. `benchmarks/attention_tiles.py` measures candidates on a GPU and fits the rest, a linear correction in the
+logarithm,
 into `tiles.json`; without that file, or for a chip it lacks, the analytic half decides alone. Standard library only.
 """
 
@@ -107,6 +108,8 @@ def bases(arch: str, d: int) -> tuple[Config, ...]:
     for block_m, block_n, warps, stages, (chunk, cut) in product((32, 64, 128), (32, 64, 128), (4, 8), (1, 2, 3), cuts):
         if block_m * block_n < warps * 256 or (arch.startswith("gfx") and stages > 2):
             continue
+        if arch == "sm_90" and block_m < 64:  # wgmma multiplies 64 rows
+            continue
         config = Config(block_m, block_n, chunk, cut, warps, stages)
         fits = shared_bytes(arch, d, config) <= SHARED_LIMIT[arch]
         if fits and registers(arch, d, config) <= (440 if arch == "gfx942" else 216):
@@ -117,7 +120,8 @@ def bases(arch: str, d: int) -> tuple[Config, ...]:
 
 
 def defaults(arch: str, d: int) -> Config:
-    """The one fixed config of a chip and head size: compiled without spills in the tests, and what the picker must beat."""
+    """The one fixed config of a chip and head size: compiled without spills in the tests, and what the picker must
+    beat."""
     arch = known_arch(arch)
     main, _ = head_parts(d)
     if d == 512:
@@ -172,7 +176,9 @@ def cycles(arch: str, processors: int, shape: Shape, config: Config) -> float:
         chip.threads // (config.warps * 32),
     ))  # fmt: skip
     # with two programs or two stages side by side, the parts overlap; alone they add up
-    overlap = min(1.0, 0.35 * (resident - 1) + 0.3 * (config.stages - 1) + (0.1 if config.variant == "descriptor" else 0))
+    overlap = min(
+        1.0, 0.35 * (resident - 1) + 0.3 * (config.stages - 1) + (0.1 if config.variant == "descriptor" else 0)
+    )
     parts = (matrix, moved, softmax)
     tile = overlap * max(parts) + (1 - overlap) * sum(parts) + 60 * (1 - overlap)
     programs = _blocks(shape, config) * shape.batch_heads * config.splits
@@ -190,11 +196,14 @@ def features(arch: str, processors: int, shape: Shape, config: Config) -> list[f
     main, tail = head_parts(shape.d)
     programs = _blocks(shape, config) * shape.batch_heads * config.splits
     return [
-        1.0, math.log2(config.block_m) - 6, math.log2(config.block_n) - 6, float(config.warps == 8), config.stages - 2.0,
+        1.0, math.log2(config.block_m) - 6, math.log2(config.block_n) - 6, float(config.warps == 8),
+            config.stages - 2.0,
         float(config.slice < main), float(config.chunk < main), float(config.variant == "descriptor"),
         math.log2(config.splits), math.log2(shape.d) - 6, float(tail > 0), math.log2(max(1.0, programs / processors)),
-        (math.log2(config.block_m) - 6) * float(config.warps == 8), (math.log2(config.block_n) - 6) * (config.stages - 2.0),
-        (math.log2(config.block_m) - 6) * (math.log2(shape.d) - 6), (math.log2(config.block_n) - 6) * (math.log2(shape.d) - 6),
+        (math.log2(config.block_m) - 6) * float(config.warps == 8),
+            (math.log2(config.block_n) - 6) * (config.stages - 2.0),
+        (math.log2(config.block_m) - 6) * (math.log2(shape.d) - 6),
+            (math.log2(config.block_n) - 6) * (math.log2(shape.d) - 6),
         registers(known_arch(arch), shape.d, config) / 128 - 1, float(shape.is_causal),
     ]  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""Exact softmax attention on cards without Ampere's instructions, from `turing.cu`: mma.m16n8k8, at most 64 KB of shared
-memory, float16, heads of 40, 64, 80, 128, 160 and 512.
+"""Exact softmax attention on cards without Ampere's instructions, from `turing.cu`: mma.m16n8k8, at most 64 KB of
+shared memory, float16, heads of 40, 64, 80, 128, 160 and 512.
 
 Never timed on a Turing card: there it is used only after `usable` has compared it with torch on that card.
 """
@@ -45,8 +45,13 @@ class Plan:
 
     def defines(self, is_causal: bool) -> dict[str, int]:
         """The macros of `turing.cu`."""
-        return {"D": self.d, "ROW_GROUPS": self.row_groups, "COLUMN_GROUPS": self.column_groups,
-                "BLOCK_N": self.block_n, "CAUSAL": int(is_causal)}
+        return {
+            "D": self.d,
+            "ROW_GROUPS": self.row_groups,
+            "COLUMN_GROUPS": self.column_groups,
+            "BLOCK_N": self.block_n,
+            "CAUSAL": int(is_causal),
+        }
 
 
 PLANS = {
@@ -83,8 +88,12 @@ def forward(
         pointers = [ctypes.c_void_p(t.data_ptr()) for t in (q, k, v, out, lse)]
         strides = [ctypes.c_longlong(t.stride(i)) for t in (q, k, v, out) for i in range(3)]
         sizes = [ctypes.c_int(n) for n in (heads, n_queries, k.shape[2], blocks_m)]
-        function.launch(blocks_m * batch * heads, plan.threads, torch.cuda.current_stream().cuda_stream,
-                        [*pointers, *strides, *sizes, ctypes.c_float(scale * math.log2(math.e))])
+        function.launch(
+            blocks_m * batch * heads,
+            plan.threads,
+            torch.cuda.current_stream().cuda_stream,
+            [*pointers, *strides, *sizes, ctypes.c_float(scale * math.log2(math.e))],
+        )
     return out, lse
 
 
@@ -94,7 +103,12 @@ def usable(device: int, d: int) -> bool:
 
     False for a head size without a plan, a card before Turing, no compiler, or a wrong result.
     """
-    if d not in PLANS or torch.version.hip or torch.cuda.get_device_capability(device) < (7, 5) or not nvrtc.available():
+    if (
+        d not in PLANS
+        or torch.version.hip
+        or torch.cuda.get_device_capability(device) < (7, 5)
+        or not nvrtc.available()
+    ):
         return False
     generator = torch.Generator().manual_seed(0)
     for n_queries, n_keys, is_causal in ((97, 131, False), (97, 97, True)):
@@ -142,6 +156,7 @@ def _readable(tensor: torch.Tensor) -> torch.Tensor:
 @functools.cache
 def _function(plan: Plan, is_causal: bool, device: int) -> nvrtc.Function:
     capability = torch.cuda.get_device_capability(device)
-    # machine code where the card is the kernel's own; elsewhere the driver translates PTX, which must not be newer than it
+    # machine code where the card is the kernel's own; elsewhere the driver translates PTX, which must not be newer
+    # than it
     arch = "sm_75" if capability == (7, 5) else "compute_75"
     return nvrtc.Function(nvrtc.compile_source(source(), arch, plan.defines(is_causal)), "attention", plan.shared)

@@ -1,7 +1,7 @@
 """Run with TRITON_INTERPRET=1 by test_interpreted.py: every Triton kernel against float64, on the CPU, at small N.
 
-float16 alone: the interpreter multiplies bfloat16 wrongly (triton-lang/triton#11584). Exits 1 and says where an error is
-above the tolerance; float16 results of such products are off by about 3e-4.
+float16 alone: the interpreter multiplies bfloat16 wrongly (triton-lang/triton#11584). Exits 1 and says where an error
+is above the tolerance; float16 results of such products are off by about 3e-4.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ TOLERANCE = 6e-4
 BACK = Config(32, 32, 32, 32, 4, 1)
 
 
-def exact(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, is_causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def exact(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, is_causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     scores = q.double() @ k.double().mT * scale
     if is_causal:
         scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), -math.inf)
     return scores.softmax(-1) @ v.double(), scores.logsumexp(-1)
 
 
-def exact_linear(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, decay: torch.Tensor | None) -> torch.Tensor:
+def exact_linear(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, decay: torch.Tensor | None
+) -> torch.Tensor:
     at = torch.arange(q.shape[2], dtype=torch.float64)
     gap = at[:, None] - at[None, :]
     base = torch.ones(q.shape[1], dtype=torch.float64) if decay is None else decay.double()
@@ -67,8 +71,17 @@ def softmax_errors() -> dict[str, float]:
             exact(leaves[0], leaves[1], leaves[2], scale, is_causal)[0].backward(grad.double())
             whole = 1 << (d.bit_length() - 1)
             tile = Config(32, 32, min(whole, 64), min(whole, 128) if d == 512 else whole, 4, 1)
-            got = split_d.backward(grad, q, k, v, out, lse, scale=scale, is_causal=is_causal,
-                                   config=BackwardConfig(tile, tile, together=d != 160))
+            got = split_d.backward(
+                grad,
+                q,
+                k,
+                v,
+                out,
+                lse,
+                scale=scale,
+                is_causal=is_causal,
+                config=BackwardConfig(tile, tile, together=d != 160),
+            )
             for letter, mine, leaf in zip("qkv", got, leaves, strict=True):
                 assert leaf.grad is not None
                 found[f"{name} d{letter}"] = error(mine, leaf.grad)
@@ -77,9 +90,14 @@ def softmax_errors() -> dict[str, float]:
 
 def linear_errors() -> dict[str, float]:
     found = {}
-    plans = [(2, 32, 48, True, True, 64), (1, 40, 32, False, False, 64), (1, 32, 32, False, True, 64), (1, 32, 32, True, False, 256)]
+    plans = [
+        (2, 32, 48, True, True, 64),
+        (1, 40, 32, False, False, 64),
+        (1, 32, 32, False, True, 64),
+        (1, 32, 32, True, False, 256),
+    ]
     for h, d, e, causal, fading, segment in plans:
-        linear.segment_length = lambda *_: segment  # several segments at a size the interpreter can do
+        linear.segment_length = lambda *_, rows=segment: rows  # several segments at a size the interpreter can do
         decay = torch.tensor([0.9, 0.99][:h]) if fading else None
         made = [draw(1, h, 130, w, transposed=True) for w in (d, d, e, e)]
         mine = [t.clone().requires_grad_() for t in made[:3]]
@@ -95,7 +113,9 @@ def linear_errors() -> dict[str, float]:
             found[f"{name} d{letter}"] = error(a.grad, b.grad)
         ones = torch.ones(1, h, 130, 1, dtype=torch.float64)
         sums = linear.weights(made[0].abs(), made[1].abs(), causal=causal, decay=decay)
-        found[f"{name} weights"] = error(sums, exact_linear(made[0].abs().double(), made[1].abs().double(), ones, causal, decay))
+        found[f"{name} weights"] = error(
+            sums, exact_linear(made[0].abs().double(), made[1].abs().double(), ones, causal, decay)
+        )
     return found
 
 

@@ -1,4 +1,5 @@
-"""Every Triton kernel, compiled for every architecture without a GPU: tensor cores used, nothing spilled, memory fits."""
+"""Every Triton kernel, compiled for every architecture without a GPU: tensor cores used, nothing spilled, memory
+fits."""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ def usage(cubin: bytes, folder: Path) -> tuple[dict[str, int], str]:
 
     file = folder / "kernel.cubin"
     file.write_bytes(cubin)
-    said = subprocess.run([nvidia_tool("cuobjdump"), "-res-usage", str(file)], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [nvidia_tool("cuobjdump"), "-res-usage", str(file)], capture_output=True, text=True, check=True
+    )
     code = subprocess.run([nvidia_tool("nvdisasm"), "-c", str(file)], capture_output=True, text=True, check=True)
     return {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", said.stdout + said.stderr)}, code.stdout
 
@@ -85,15 +87,31 @@ def emulated(d: int, is_causal: bool, folder: Path) -> ctypes.CDLL:
     defines = "".join(f"#define {k} {v}\n" for k, v in turing.PLANS[d].defines(is_causal).items())
     call = """
     extern "C" void run(int block, const unsigned short* q, const unsigned short* k, const unsigned short* v,
-                        unsigned short* out, float* lse, const long long* s, int heads, int nq, int nk, int blocks, float scale) {
-        run_block(block, THREADS, [=] { attention(q, k, v, out, lse, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8],
-                                                  s[9], s[10], s[11], heads, nq, nk, blocks, scale); });
+                        unsigned short* out, float* lse, const long long* s, int heads, int nq, int nk, int blocks,
+                        float scale) {
+        run_block(block, THREADS, [=] { attention(q, k, v, out, lse, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7],
+        s[8], s[9], s[10], s[11], heads, nq, nk, blocks, scale); });
     }"""
     source = folder / "turing.cpp"
     source.write_text(f'#include "emulator.hpp"\n{defines}{text[:first]}{text[after:]}{call}')
     library = folder / "turing.so"
-    subprocess.run(["g++", "-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-pthread", f"-I{HERE}", "-o", str(library),
-                    str(source)], check=True, timeout=120)
+    subprocess.run(
+        [
+            "g++",
+            "-std=c++20",
+            "-O1",
+            "-w",
+            "-shared",
+            "-fPIC",
+            "-pthread",
+            f"-I{HERE}",
+            "-o",
+            str(library),
+            str(source),
+        ],
+        check=True,
+        timeout=120,
+    )
     return ctypes.CDLL(str(library))
 
 
@@ -113,8 +131,16 @@ def test_turing_emulated_against_float64(d: int, is_causal: bool, tmp_path: Path
     blocks = -(-n_queries // plan.block_m)
     scale = d**-0.5
     for block in range(blocks * 2):
-        library.run(block, *(ctypes.c_void_p(t.data_ptr()) for t in (q, k, v, out, lse)), strides, 2, n_queries, n_keys, blocks,
-                    ctypes.c_float(scale * math.log2(math.e)))
+        library.run(
+            block,
+            *(ctypes.c_void_p(t.data_ptr()) for t in (q, k, v, out, lse)),
+            strides,
+            2,
+            n_queries,
+            n_keys,
+            blocks,
+            ctypes.c_float(scale * math.log2(math.e)),
+        )
     scores = q.double() @ k.double().mT * scale
     if is_causal:
         scores = scores.masked_fill(~torch.ones(n_queries, n_keys, dtype=torch.bool).tril(), -math.inf)

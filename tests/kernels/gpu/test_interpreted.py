@@ -1,4 +1,5 @@
-"""The Triton kernels' arithmetic, by Triton's interpreter: one process, since it must be chosen before Triton is imported."""
+"""The Triton kernels' arithmetic, by Triton's interpreter: one process, since it must be chosen before Triton is
+imported."""
 
 from __future__ import annotations
 

@@ -46,8 +46,11 @@ def test_more_work_costs_more() -> None:
 
 
 def test_features_have_one_length() -> None:
-    lengths = {len(tiles.features("sm_90", 132, Shape(1, 4096, 4096, d), c)) for d in HEAD_SIZES
-               for c in tiles.candidates("sm_90", 132, Shape(1, 4096, 4096, d))}
+    lengths = {
+        len(tiles.features("sm_90", 132, Shape(1, 4096, 4096, d), c))
+        for d in HEAD_SIZES
+        for c in tiles.candidates("sm_90", 132, Shape(1, 4096, 4096, d))
+    }
     assert len(lengths) == 1
 
 
