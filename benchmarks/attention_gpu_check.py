@@ -182,6 +182,10 @@ def hopper_section() -> Iterator[dict[str, Any]]:
                     continue
                 q, k, v = (draw(b, h, n, 512, dtype=dtype, transposed=h > 1) for n in (nq, nk, nk))
                 yield compare(f"hopper {dtype} {b}x{h}x{nq}x{nk} splits {splits}", run(splits), q, k, v, 512**-0.5)
+    q, k, v = (draw(1, 1, 1000, 512) for _ in "qkv")
+    yield compare(
+        "hopper, no cluster", lambda q, k, v, s: hopper.forward(q, k, v, scale=s, cluster=1), q, k, v, 512**-0.5
+    )
     q, k, v = (draw(1, 1, 700, 512) * 4 for _ in "qkv")
     yield compare("hopper, peaked softmax", run(None), q, k, v, 512**-0.5)
     yield compare("hopper, negative scale", run(None), q, k, v, -0.01)
@@ -194,10 +198,12 @@ def hopper_times_section() -> Iterator[dict[str, Any]]:
         q, k, v = (draw(1, 1, n, 512) for _ in "qkv")
         flops = 4 * n * n * 512
         theirs = median_ms(lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v), 0.5) if n < 200_000 else None
-        for splits in (1, 2) if n == 4096 else (1,):
+        for splits, cluster in ((1, 2), (2, 2), (2, 1)) if n == 4096 else ((1, 2), (1, 1)):
             yield timed(
-                f"hopper N {n} splits {splits}",
-                lambda q=q, k=k, v=v, s=splits: hopper.forward(q, k, v, scale=512**-0.5, splits=s),
+                f"hopper N {n} splits {splits} cluster {cluster}",
+                lambda q=q, k=k, v=v, s=splits, c=cluster: hopper.forward(
+                    q, k, v, scale=512**-0.5, splits=s, cluster=c
+                ),
                 flops,
                 theirs,
             )

@@ -1,7 +1,7 @@
 // Exact attention for heads of 512 on sm_90a: out (N, 512) = softmax(scale q k^T) v, without a mask.
-// Compiled by NVRTC with BFLOAT and PARTIAL defined; no header is needed.
+// Compiled by NVRTC with BFLOAT, PARTIAL and CLUSTER defined; no header is needed.
 //
-// Two blocks of 64 queries form a cluster. Keys and values come in tiles of 64 rows: each block fetches half of every tile
+// Two blocks of 64 queries form a cluster (or one, where CLUSTER is 1: the same work without sharing copies). Keys and values come in tiles of 64 rows: each block fetches half of every tile
 // and the copy engine writes it to both, so the L2 cache is read once for 128 queries. One warpgroup issues copies; two
 // multiply. Each of the two owns 256 columns of the output (128 registers a thread, all that fits) and the scores of 32 of
 // the 64 keys; they trade probabilities thread by thread, because an accumulator's place is also the operand's.
@@ -21,7 +21,6 @@ struct alignas(64) TensorMap { u64 words[16]; };
 #define D 512
 #define BLOCK_M 64
 #define BLOCK_N 64
-#define CLUSTER 2
 // places in shared memory, in bytes; 128-byte swizzled panels of 64 columns start at multiples of 1024
 #define Q_AT 0        // 8 panels of 64 queries
 #define K_AT 65536    // 8 panels of 64 keys
@@ -34,6 +33,8 @@ struct alignas(64) TensorMap { u64 words[16]; };
 #define V_FULL(i) (BARS_AT + 72 + (i) * 8)
 #define K_EMPTY (BARS_AT + 104)
 #define V_EMPTY (BARS_AT + 112)
+
+// ---- the assembly
 
 __device__ __forceinline__ void barrier_init(u32 at, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
@@ -70,8 +71,9 @@ __device__ __forceinline__ void copy(const TensorMap* map, u32 to, u32 barrier, 
         ::"r"(to), "l"(map), "r"(0), "r"(row), "r"(group), "r"(head), "r"(batch), "r"(barrier) : "memory");
 }
 
-// the same to both blocks of the cluster, at the same place, telling the same barrier of each
-__device__ __forceinline__ void copy_both(const TensorMap* map, u32 to, u32 barrier, int row, int group, int head, int batch) {
+// the same to every block of the cluster, at the same place, telling the same barrier of each
+__device__ __forceinline__ void copy_all(const TensorMap* map, u32 to, u32 barrier, int row, int group, int head, int batch) {
+    if (CLUSTER == 1) return copy(map, to, barrier, row, group, head, batch);
     asm volatile(
         "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
         " [%0], [%1, {%2, %3, %4, %5, %6}], [%7], %8;"
@@ -158,6 +160,45 @@ __device__ __forceinline__ u32 times(u32 pair, u32 factor) {
     return out;
 }
 
+// after a wait: keeps the compiler from reading accumulators before it
+template <int N> __device__ __forceinline__ void settle(float (&r)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) asm volatile("" : "+f"(r[i])::"memory");
+}
+
+__device__ __forceinline__ void meet() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
+
+__device__ __forceinline__ void share(u32 at, const u32 (&words)[4]) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};"
+                 ::"r"(at), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+}
+
+__device__ __forceinline__ void shared(u32 at, u32 (&words)[4]) {
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3]) : "r"(at) : "memory");
+}
+
+// two floats, eight rows apart
+__device__ __forceinline__ void share(u32 at, const float (&rows)[2]) {
+    asm volatile("st.shared.f32 [%0], %1;\n st.shared.f32 [%0 + 32], %2;" ::"r"(at), "f"(rows[0]), "f"(rows[1]) : "memory");
+}
+
+__device__ __forceinline__ void shared(u32 at, float (&rows)[2]) {
+    asm volatile("ld.shared.f32 %0, [%2];\n ld.shared.f32 %1, [%2 + 32];" : "=f"(rows[0]), "=f"(rows[1]) : "r"(at) : "memory");
+}
+
+__device__ __forceinline__ u32 cluster_rank() {
+    u32 rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+__device__ __forceinline__ void barriers_ready() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }
+__device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 240;"); }
+
+// ---- from here on, no assembly
+
 // the sum over D of one tile's scores: queries of this block, 32 keys of this warpgroup
 __device__ __forceinline__ void scores(float (&s)[16], u32 memory, int group, u32 parity) {
     const u64 q = descriptor(memory + Q_AT, 16, 1024), k = descriptor(memory + K_AT + group * 4096, 16, 1024);
@@ -186,12 +227,6 @@ __device__ __forceinline__ void values(float (&o)[128], const u32 (&own)[2][4], 
         multiply_values(o, step < 2 ? own[step & 1] : other[step & 1], further(v, place * 16384));
     }
     multiply_commit();
-}
-
-// after a wait: keeps the compiler from reading accumulators before it
-template <int N> __device__ __forceinline__ void settle(float (&r)[N]) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) asm volatile("" : "+f"(r[i])::"memory");
 }
 
 struct Row { float top[2], total[2]; };
@@ -228,16 +263,10 @@ __device__ __forceinline__ void softmax(float (&s)[16], Row& row, float (&top)[2
     for (int step = 0; step < 2; ++step) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) p[step][i] = pack(s[step * 8 + 2 * i], s[step * 8 + 2 * i + 1]);
-        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(memory + P_AT + ((buffer * 2 + group) * 2 + step) * 2048
-                     + thread * 16), "r"(p[step][0]), "r"(p[step][1]), "r"(p[step][2]), "r"(p[step][3]) : "memory");
+        share(memory + P_AT + ((buffer * 2 + group) * 2 + step) * 2048 + thread * 16, p[step]);
     }
-    if (t == 0) {
-        const u32 at = memory + M_AT + (buffer * 2 + group) * 256 + (thread / 32 * 16 + thread % 32 / 4) * 4;
-        asm volatile("st.shared.f32 [%0], %1;\n st.shared.f32 [%0 + 32], %2;" ::"r"(at), "f"(top[0]), "f"(top[1]) : "memory");
-    }
+    if (t == 0) share(memory + M_AT + (buffer * 2 + group) * 256 + (thread / 32 * 16 + thread % 32 / 4) * 4, top);
 }
-
-__device__ __forceinline__ void meet() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
 
 // after `meet`: the other warpgroup's probabilities, all four steps relative to the common maximum, and o rescaled to it
 __device__ __forceinline__ void agree(float (&o)[128], Row& row, const float (&top)[2], const u32 (&next)[2][4], u32 (&own)[2][4],
@@ -245,12 +274,10 @@ __device__ __forceinline__ void agree(float (&o)[128], Row& row, const float (&t
     const int thread = threadIdx.x % 128;
     const u32 at = memory + M_AT + (buffer * 2 + 1 - group) * 256 + (thread / 32 * 16 + thread % 32 / 4) * 4;
     float theirs[2], factor[2], mine[2], them[2];
-    asm volatile("ld.shared.f32 %0, [%2];\n ld.shared.f32 %1, [%2 + 32];" : "=f"(theirs[0]), "=f"(theirs[1]) : "r"(at) : "memory");
+    shared(at, theirs);
 #pragma unroll
     for (int step = 0; step < 2; ++step)
-        asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(other[step][0]), "=r"(other[step][1]),
-                     "=r"(other[step][2]), "=r"(other[step][3]) : "r"(memory + P_AT
-                     + ((buffer * 2 + 1 - group) * 2 + step) * 2048 + thread * 16) : "memory");
+        shared(memory + P_AT + ((buffer * 2 + 1 - group) * 2 + step) * 2048 + thread * 16, other[step]);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const float common = fmaxf(top[r], theirs[r]);  // finite: every tile has a key that counts
@@ -287,11 +314,10 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384
     int tiles_per_split, float scale) {
     extern __shared__ __align__(1024) unsigned char storage[];
     const u32 memory = (u32)__cvta_generic_to_shared(storage);
-    const int block_m = blockIdx.x % blocks_m, rest = blockIdx.x / blocks_m;  // blocks_m is even: a cluster shares the rest
+    const int block_m = blockIdx.x % blocks_m, rest = blockIdx.x / blocks_m;  // blocks_m divides by CLUSTER: it shares the rest
     const int split = rest % splits, head = rest / splits;
     const int h = head % heads, b = head / heads;
-    u32 rank;
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    const u32 rank = cluster_rank();
     const int first = split * tiles_per_split;
     const int all = (n_keys + BLOCK_N - 1) / BLOCK_N;
     const int tiles = first + tiles_per_split < all ? tiles_per_split : all - first;
@@ -302,12 +328,12 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384
         for (int i = 0; i < 4; ++i) barrier_init(memory + V_FULL(i), 1);
         barrier_init(memory + K_EMPTY, CLUSTER * 8);  // a warp each
         barrier_init(memory + V_EMPTY, CLUSTER * 8);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_ready();
     }
     cluster_sync();
 
     if (threadIdx.x < 128) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        fewer_registers();
         if (threadIdx.x == 0) {
             barrier_expect(memory + Q_FULL, 65536);
             copy(&q_map, memory + Q_AT, memory + Q_FULL, block_m * BLOCK_M, 0, h, b);
@@ -317,8 +343,9 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384
 #pragma unroll 1
                 for (int panel = 0; panel < 8; ++panel) {
                     barrier_expect(memory + K_FULL(panel), 8192);
-                    copy_both(&k_map, memory + K_AT + panel * 8192 + rank * 4096, memory + K_FULL(panel),
-                              (first + i) * BLOCK_N + rank * 32, panel, h, b);
+                    for (u32 half = rank; half < 2; half += CLUSTER)
+                        copy_all(&k_map, memory + K_AT + panel * 8192 + half * 4096, memory + K_FULL(panel),
+                                 (first + i) * BLOCK_N + half * 32, panel, h, b);
                 }
             }
         } else if (threadIdx.x == 32) {
@@ -328,14 +355,15 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384
 #pragma unroll 1
                 for (int step = 0; step < 4; ++step) {
                     barrier_expect(memory + V_FULL(step), 16384);
-                    for (int half = 0; half < 2; ++half)
-                        copy_both(&v_map, memory + V_AT + step * 16384 + half * 8192 + rank * 4096, memory + V_FULL(step),
-                                  (first + i) * BLOCK_N + step * 16, half * 4 + rank * 2, h, b);
+                    for (u32 half = rank; half < 2; half += CLUSTER)
+                        for (int group = 0; group < 2; ++group)
+                            copy_all(&v_map, memory + V_AT + step * 16384 + group * 8192 + half * 4096, memory + V_FULL(step),
+                                     (first + i) * BLOCK_N + step * 16, group * 4 + half * 2, h, b);
                 }
             }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        more_registers();
         const int group = __shfl_sync(0xffffffff, (int)threadIdx.x / 128 - 1, 0);  // known to be one for the warp
         const int thread = threadIdx.x % 128, lane = threadIdx.x % 32;
         float o[128], s[16], top[2];

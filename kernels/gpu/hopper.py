@@ -26,6 +26,11 @@ def source() -> str:
     return Path(__file__).with_name("hopper.cu").read_text(encoding="utf-8")
 
 
+def defines(bfloat: bool, partial: bool, cluster: int = 2) -> dict[str, int]:
+    """The macros of `hopper.cu`."""
+    return {"BFLOAT": int(bfloat), "PARTIAL": int(partial), "CLUSTER": cluster}
+
+
 def supports(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
     """Whether `forward` can run on these: D = 512 on an sm_90 device with NVRTC, rows contiguous and 16-byte
     aligned."""
@@ -52,7 +57,7 @@ def split_count(n_queries: int, n_keys: int, batch_heads: int, processors: int) 
 
 
 def forward(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, splits: int | None = None
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, splits: int | None = None, cluster: int = 2
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(softmax(scale q k^T) v, log-sum-exp): (B, H, Nq, 512) in q's dtype and (B, H, Nq) float32, natural logarithm.
 
@@ -64,6 +69,8 @@ def forward(
             "Expected aligned float16 or bfloat16 (B, H, N, 512) on an sm_90 device with NVRTC, but got "
             f"{tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)} in {q.dtype} on {q.device}."
         )
+    if cluster not in (1, 2):
+        raise ValueError(f"Expected a cluster of 1 or 2 blocks, but got {cluster}.")
     if not math.isfinite(scale):
         raise ValueError(f"Expected a finite scale, but got {scale}.")
     if scale <= 0:  # the maximum is taken before the scale is applied
@@ -84,7 +91,7 @@ def forward(
         part_lse = torch.empty((splits, batch, heads, n_queries), dtype=torch.float32, device=q.device)
     blocks_m = _blocks_m(n_queries)
     with torch.cuda.device(q.device):
-        function = _function(q.dtype == torch.bfloat16, splits > 1, torch.cuda.current_device())
+        function = _function(q.dtype == torch.bfloat16, splits > 1, cluster, torch.cuda.current_device())
         maps = [_tensor_map(t, box) for t, box in ((q, (64, 64, 8)), (k, (64, 32, 1)), (v, (64, 16, 2)))]
         pointers = [ctypes.c_void_p(t.data_ptr()) for t in (part, part_lse)]
         sizes = [ctypes.c_int(n) for n in (heads, n_queries, n_keys, blocks_m, splits, per_split)]
@@ -134,6 +141,6 @@ def _tensor_map(tensor: torch.Tensor, box: tuple[int, int, int]) -> ctypes.Array
 
 
 @functools.cache
-def _function(bfloat: bool, partial: bool, device: int) -> nvrtc.Function:
-    code = nvrtc.compile_source(source(), "sm_90a", {"BFLOAT": int(bfloat), "PARTIAL": int(partial)})
+def _function(bfloat: bool, partial: bool, cluster: int, device: int) -> nvrtc.Function:
+    code = nvrtc.compile_source(source(), "sm_90a", defines(bfloat, partial, cluster))
     return nvrtc.Function(code, "attention", SHARED)

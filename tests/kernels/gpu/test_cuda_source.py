@@ -39,8 +39,7 @@ def usage(cubin: bytes, folder: Path) -> tuple[dict[str, int], str]:
     return {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", said.stdout + said.stderr)}, code.stdout
 
 
-@pytest.mark.parametrize("d", turing.PLANS)
-@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(("d", "is_causal"), [(d, d in (40, 160, 512)) for d in turing.PLANS] + [(512, False)])
 def test_turing_compiles_for_the_card(d: int, is_causal: bool, nvrtc_here: Path) -> None:
     plan = turing.PLANS[d]
     assert plan.shared <= 64 * 1024
@@ -68,13 +67,15 @@ def test_compiled_code_is_kept(nvrtc_here: Path) -> None:
         nvrtc.compile_source("this is no kernel", "sm_75", {})
 
 
-@pytest.mark.parametrize(("bfloat", "partial"), [(0, 0), (1, 1)])
-def test_hopper_compiles_to_overlapping_multiplications(bfloat: int, partial: int, nvrtc_here: Path) -> None:
-    cubin = nvrtc.compile_source(hopper.source(), "sm_90a", {"BFLOAT": bfloat, "PARTIAL": partial})
+@pytest.mark.parametrize(("bfloat", "partial", "cluster"), [(False, False, 2), (True, True, 2), (False, False, 1)])
+def test_hopper_compiles_to_overlapping_multiplications(
+    bfloat: bool, partial: bool, cluster: int, nvrtc_here: Path
+) -> None:
+    cubin = nvrtc.compile_source(hopper.source(), "sm_90a", hopper.defines(bfloat, partial, cluster))
     used, code = usage(cubin, nvrtc_here)
     assert used["STACK"] == 0 and used.get("LOCAL", 0) == 0
     assert code.count("HGMMA.64x32x16") == 64 and code.count("HGMMA.64x256x16") == 8
-    assert "UTMALDG.5D.MULTICAST" in code and "USETMAXREG" in code
+    assert ("UTMALDG.5D.MULTICAST" in code) == (cluster > 1) and "UTMALDG.5D" in code and "USETMAXREG" in code
     # ptxas that gives up on overlap waits after each multiplication, dozens of times
     assert code.count("WARPGROUP.DEPBAR") == 4
     assert hopper.SHARED <= 232448
@@ -147,6 +148,95 @@ def test_turing_emulated_against_float64(d: int, is_causal: bool, tmp_path: Path
     wanted = scores.softmax(-1) @ v.double()
     assert (out.double() - wanted).norm() < 5e-4 * wanted.norm()  # float16 operands and output: about 2.5e-4
     assert torch.allclose(lse.double(), scores.logsumexp(-1), atol=1e-5)
+
+
+def emulated_cluster(partial: bool, folder: Path) -> ctypes.CDLL:
+    """hopper.cu with its assembly replaced by cluster.hpp."""
+    text = hopper.source()
+    first, after = text.index("// ---- the assembly"), text.index("// ---- from here on, no assembly")
+    kernel = text[after:].replace(
+        "extern __shared__ __align__(1024) unsigned char storage[];", "unsigned char* storage = block_of().memory;"
+    )
+    kernel = kernel.replace("(u32)__cvta_generic_to_shared(storage)", "0")
+    call = """
+    extern "C" void run(int cluster, int grid, const u64* words, void* out, float* lse, int heads, int nq, int nk,
+                        int blocks, int splits, int tiles, float scale) {
+        TensorMap maps[3];
+        for (int i = 0; i < 24; ++i) maps[i / 8].words[i % 8] = words[i];
+        run_cluster(cluster, grid, [=] { attention(maps[0], maps[1], maps[2], out, lse, heads, nq, nk, blocks, splits,
+                                                   tiles, scale); });
+    }"""
+    source = folder / "hopper.cpp"
+    source.write_text(
+        f"#define BFLOAT 0\n#define PARTIAL {int(partial)}\n#define CLUSTER 2\n{text[:first]}"
+        + f'#include "cluster.hpp"\n{kernel}{call}'
+    )
+    library = folder / "hopper.so"
+    subprocess.run(
+        [
+            "g++",
+            "-std=c++20",
+            "-O2",
+            "-w",
+            "-shared",
+            "-fPIC",
+            "-pthread",
+            f"-I{HERE}",
+            "-o",
+            str(library),
+            str(source),
+        ],
+        check=True,
+        timeout=120,
+    )
+    return ctypes.CDLL(str(library))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ for the emulated cluster")
+@pytest.mark.parametrize(
+    ("batch", "heads", "n_queries", "n_keys", "splits", "amplitude"),
+    [(1, 2, 70, 150, 1, 1.0), (1, 1, 130, 200, 2, 3.0), (2, 1, 20, 31, 1, 1.0)],
+)
+def test_hopper_emulated_against_float64(
+    batch: int, heads: int, n_queries: int, n_keys: int, splits: int, amplitude: float, tmp_path: Path
+) -> None:
+    library = emulated_cluster(splits > 1, tmp_path)
+    torch.manual_seed(n_keys)
+    q = torch.randn(batch, n_queries, heads, 512).half().transpose(1, 2) * amplitude
+    k, v = (torch.randn(batch, n_keys, heads, 512).half().transpose(1, 2) for _ in "kv")
+    out = torch.full((splits, *q.shape), math.nan, dtype=torch.float32 if splits > 1 else torch.float16)
+    lse = torch.full((splits, batch, heads, n_queries), math.nan)
+    words = [
+        word
+        for t, box in ((q, (64, 8)), (k, (32, 1)), (v, (16, 2)))
+        for word in (t.data_ptr(), t.shape[2], t.stride(2), t.stride(1), t.stride(0), *box, 0)
+    ]
+    blocks = hopper._blocks_m(n_queries)
+    grid = blocks * splits * batch * heads
+    tiles = -(-n_keys // hopper.BLOCK)
+    per_split = -(-tiles // splits)
+    scale = 512**-0.5
+    for cluster in range(grid // 2):
+        library.run(
+            cluster,
+            grid,
+            (ctypes.c_uint64 * 24)(*words),
+            ctypes.c_void_p(out.data_ptr()),
+            ctypes.c_void_p(lse.data_ptr()),
+            heads,
+            n_queries,
+            n_keys,
+            blocks,
+            splits,
+            per_split,
+            ctypes.c_float(scale * math.log2(math.e)),
+        )
+    scores = q.double() @ k.double().mT * scale
+    wanted = scores.softmax(-1) @ v.double()
+    total = lse.double().logsumexp(0)
+    merged = (out.double() * (lse.double() - total).exp()[..., None]).sum(0)
+    assert (merged - wanted).norm() < 5e-4 * wanted.norm()  # float16 probabilities and output: below 3e-4
+    assert torch.allclose(total, scores.logsumexp(-1), atol=2e-5)
 
 
 @pytest.mark.parametrize(
