@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -85,14 +87,10 @@ class Gpu:
         """One call."""
         self.split_d.forward(*inputs, scale=shape.d**-0.5, is_causal=shape.is_causal, config=config)
 
-    def clean(self, d: int, config: Config) -> bool:
-        """Whether a config compiles without spills and launches."""
+    def launches(self, d: int, config: Config) -> bool:
+        """Whether a config runs."""
         shape = replace(PROBE, d=d)
         try:
-            from kernels.gpu.aot import compile_forward
-
-            if compile_forward(tiles.known_arch(self.arch), d, config).problems:
-                return False
             self.run(self.inputs(shape), shape, config)
             self.torch.cuda.synchronize()
         except Exception as error:  # too much shared memory, a compiler's refusal: no candidate then
@@ -112,6 +110,24 @@ class Gpu:
             self.torch.cuda.synchronize()
             times.append(start.elapsed_time(end) / 1000)
         return sorted(times)[2]
+
+
+def is_clean(job: tuple[str, int, Config]) -> bool:
+    """Whether (arch, head size, config) compiles without spills; runs in a process of its own."""
+    from kernels.gpu.aot import compile_forward
+
+    try:
+        return not compile_forward(*job).problems
+    except Exception:  # whatever the compiler refuses is no candidate
+        return False
+
+
+def clean_configs(arch: str, heads: list[int], most: int) -> dict[int, list[Config]]:
+    """The configs worth measuring that compile without spills; on all cores."""
+    jobs = [(arch, d, config) for d in heads for config in bases(arch, d, most)]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        good = list(pool.map(is_clean, jobs))
+    return {d: [job[2] for job, ok in zip(jobs, good, strict=True) if ok and job[1] == d] for d in heads}
 
 
 def fit(arch: str, processors: int, measured: dict[Shape, dict[Config, float]]) -> list[float]:
@@ -155,9 +171,9 @@ def measure(
 ) -> tuple[dict[Shape, dict[Config, float]], dict[int, list[Config]]]:
     """Times of every candidate for every shape, until the deadline; the second part is what compiled cleanly."""
     measured: dict[Shape, dict[Config, float]] = {}
-    clean: dict[int, list[Config]] = {}
+    clean = clean_configs(tiles.known_arch(gpu.arch), heads, most)
     for d in heads:
-        clean[d] = [c for c in bases(gpu.arch, d, most) if time.monotonic() < deadline and gpu.clean(d, c)]
+        clean[d] = [c for c in clean[d] if time.monotonic() < deadline and gpu.launches(d, c)]
         print(f"D {d}: {len(clean[d])} configs compile cleanly", flush=True)
         for shape, offered in (
             plan(gpu.arch, gpu.processors, d, TRAIN) | plan(gpu.arch, gpu.processors, d, HELD_OUT)
@@ -182,6 +198,7 @@ def measure(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry", action="store_true", help="print what would be measured and stop; needs no GPU")
+    parser.add_argument("--compile", action="store_true", help="with --dry: also compile the plan, keep what is clean")
     parser.add_argument("--arch", default="sm_90", help="with --dry: the architecture to plan for")
     parser.add_argument("--heads", default=",".join(map(str, HEAD_SIZES)), help="head sizes, comma-separated")
     parser.add_argument(
@@ -193,8 +210,9 @@ def main() -> int:
     arguments = parser.parse_args()
     heads = [int(d) for d in arguments.heads.split(",")]
     if arguments.dry:
+        clean = clean_configs(arguments.arch, heads, arguments.most) if arguments.compile else None
         for d in heads:
-            chosen = bases(arguments.arch, d, arguments.most)
+            chosen = bases(arguments.arch, d, arguments.most) if clean is None else clean[d]
             print(f"D {d}: {len(tiles.bases(arguments.arch, d))} configs fit, {len(chosen)} would be measured")
             for config in chosen:
                 print(

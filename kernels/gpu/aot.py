@@ -154,14 +154,15 @@ def compile_forward(arch: str, d: int, config: Config, *, is_causal: bool = Fals
     from kernels.gpu import forward_kernels
 
     main, tail = head_parts(d)
-    sizes = _counts("n_heads", "n_queries", "n_keys", "batch_heads") | {"qk_scale": "fp32", "LSE": "*fp32"}
+    sizes = _counts("n_heads", "n_queries", "n_keys", "batch_heads", "splits") | {"qk_scale": "fp32", "LSE": "*fp32"}
+    if config.splits == 1:
+        sizes["splits"] = "1"
     constants: dict[str, Any] = {
         "D": d,
         "SLICE": config.slice,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
         "CAUSAL": is_causal,
-        "SPLITS": config.splits,
     }
     out = _pointers("OUT", "fp32" if config.splits > 1 else dtype)
     if config.variant == "descriptor":

@@ -89,10 +89,9 @@ def softmax_step(s, top, total, qk_scale, start_m, start_n, n_keys, BLOCK_M: tl.
 
 
 @triton.jit
-def _key_range(start_m, split, n_keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
-               SPLITS: tl.constexpr):
+def _key_range(start_m, split, splits, n_keys, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr):
     """(first key, end of the keys that need no mask, end): multiples of BLOCK_N but for the last."""
-    per_split = tl.cdiv(tl.cdiv(n_keys, BLOCK_N), SPLITS) * BLOCK_N
+    per_split = tl.cdiv(tl.cdiv(n_keys, BLOCK_N), splits) * BLOCK_N
     first = split * per_split
     end = tl.minimum(first + per_split, n_keys)
     if CAUSAL:
@@ -131,16 +130,16 @@ def forward_kernel(
     stride_kb, stride_kh, stride_kn, stride_kd,
     stride_vb, stride_vh, stride_vn, stride_vd,
     stride_os, stride_ob, stride_oh, stride_on, stride_od,
-    n_heads, n_queries, n_keys, batch_heads, qk_scale,
+    n_heads, n_queries, n_keys, batch_heads, splits, qk_scale,
     D: tl.constexpr, P0: tl.constexpr, P1: tl.constexpr, CHUNK: tl.constexpr, SLICE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, SPLITS: tl.constexpr, SINGLE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, SINGLE: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """One program: BLOCK_M queries of one head against one split of its keys, for one SLICE of the output's columns.
 
     SINGLE masks every tile of keys, which saves registers; otherwise only the tiles at the edges, in a loop of their
     own.
-    OUT is (SPLITS, B, H, N, D) and LSE (SPLITS, B, H, N) with natural logarithms; an empty split writes 0 and -inf.
+    OUT is (splits, B, H, N, D) and LSE (splits, B, H, N) with natural logarithms; an empty split writes 0 and -inf.
     """
     program = tl.program_id(0)
     slices: tl.constexpr = P0 // SLICE
@@ -149,8 +148,8 @@ def forward_kernel(
     program = program // slices
     start_m = (program % m_blocks) * BLOCK_M
     program = program // m_blocks
-    split = program % SPLITS
-    head = program // SPLITS
+    split = program % splits
+    head = program // splits
     b = tl.cast(head // n_heads, tl.int64)
     h = tl.cast(head % n_heads, tl.int64)
     Q += b * stride_qb + h * stride_qh
@@ -170,7 +169,7 @@ def forward_kernel(
     if P1 > 0:
         acc1 = tl.zeros([BLOCK_M, P1], tl.float32)
 
-    first, clear, end = _key_range(start_m, split, n_keys, BLOCK_M, BLOCK_N, CAUSAL, SPLITS)
+    first, clear, end = _key_range(start_m, split, splits, n_keys, BLOCK_M, BLOCK_N, CAUSAL)
     if SINGLE:
         clear = first
     for start_n in range(first, clear, BLOCK_N):
@@ -201,13 +200,12 @@ def forward_kernel(
 
 @triton.jit
 def descriptor_kernel(
-    Q, K, V, OUT, LSE, stride_on, n_heads, n_queries, n_keys, batch_heads, qk_scale,
+    Q, K, V, OUT, LSE, stride_on, n_heads, n_queries, n_keys, batch_heads, splits, qk_scale,
     D: tl.constexpr, SLICE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
-    SPLITS: tl.constexpr,
 ):
     """`forward_kernel` for D a power of two and 16-byte aligned rows, read through tensor descriptors (TMA on sm_90).
 
-    Q, K and V are descriptors over (B, H, N, D); OUT is contiguous (SPLITS, B, H, N, D).
+    Q, K and V are descriptors over (B, H, N, D); OUT is contiguous (splits, B, H, N, D).
     """
     program = tl.program_id(0)
     slices: tl.constexpr = D // SLICE
@@ -216,8 +214,8 @@ def descriptor_kernel(
     program = program // slices
     start_m = (program % m_blocks) * BLOCK_M
     program = program // m_blocks
-    split = program % SPLITS
-    head = program // SPLITS
+    split = program % splits
+    head = program // splits
     b = head // n_heads
     h = head % n_heads
 
@@ -225,7 +223,7 @@ def descriptor_kernel(
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, SLICE], tl.float32)
-    first, _, end = _key_range(start_m, split, n_keys, BLOCK_M, BLOCK_N, CAUSAL, SPLITS)
+    first, _, end = _key_range(start_m, split, splits, n_keys, BLOCK_M, BLOCK_N, CAUSAL)
     for start_n in range(first, end, BLOCK_N):  # descriptors read zeros outside: the mask is on the scores alone
         k = K.load([b, h, start_n, 0]).reshape(BLOCK_N, D)
         s = tl.dot(q, tl.trans(k), input_precision="ieee")

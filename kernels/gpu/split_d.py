@@ -49,7 +49,7 @@ def forward(
         part = torch.empty((splits, batch, heads, n_queries, d), dtype=torch.float32, device=q.device)
         part_lse = torch.empty((splits, batch, heads, n_queries), dtype=torch.float32, device=q.device)
     programs = triton.cdiv(n_queries, config.block_m) * (main // config.slice) * splits * batch * heads
-    shape = (heads, n_queries, n_keys, batch * heads, scale * math.log2(math.e))
+    shape = (heads, n_queries, n_keys, batch * heads, splits, scale * math.log2(math.e))
     with _on(q):
         if config.variant == "descriptor" and describable(q, k, v):
             from triton.tools.tensor_descriptor import TensorDescriptor
@@ -62,7 +62,6 @@ def forward(
             launch(
                 descriptor_kernel, programs, *views, part, part_lse, d, *shape,
                 D=d, SLICE=config.slice, BLOCK_M=config.block_m, BLOCK_N=config.block_n, CAUSAL=is_causal,
-                    SPLITS=splits,
                 num_warps=config.warps, num_stages=config.stages,
             )  # fmt: skip
         else:
@@ -70,7 +69,7 @@ def forward(
                 forward_kernel, programs, q, k, v, part, part_lse, *q.stride(), *k.stride(), *v.stride(),
                     *part.stride(), *shape,
                 D=d, P0=main, P1=tail, CHUNK=config.chunk, SLICE=config.slice, BLOCK_M=config.block_m,
-                BLOCK_N=config.block_n, CAUSAL=is_causal, SPLITS=splits, SINGLE=config.single_loop,
+                BLOCK_N=config.block_n, CAUSAL=is_causal, SINGLE=config.single_loop,
                     STAGES=config.stages,
                 num_warps=config.warps, num_stages=config.stages,
             )  # fmt: skip
