@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.table import Figure, add_json, finish
 from kernels.gpu import tiles
 from kernels.gpu.config import HEAD_SIZES, Config
-from kernels.gpu.tiles import Shape
+from kernels.gpu.tiles import Correction, Shape
 
 # (batch x heads, queries, keys); every head size takes each
 TRAIN = (
@@ -130,46 +130,32 @@ def clean_configs(arch: str, heads: list[int], most: int) -> dict[int, list[Conf
     return {d: [job[2] for job, ok in zip(jobs, good, strict=True) if ok and job[1] == d] for d in heads}
 
 
-def fit(arch: str, processors: int, measured: dict[Shape, dict[Config, float]]) -> list[float]:
-    """Ridge regression of log(measured / analytic), each shape's mean taken out: only the order within a shape
-    matters."""
+def fit(arch: str, processors: int, measured: dict[Shape, dict[Config, float]]) -> Correction:
+    """Ridge regression of log(measured / analytic) for one head size, each shape's mean taken out: only the order
+    within a shape matters. Constants of configs are held back less than weights."""
+    configs = sorted({replace(c, splits=1) for times in measured.values() for c in times})
     rows, targets = [], []
     for shape, times in measured.items():
-        x = np.array([tiles.features(arch, processors, shape, c) for c in times])
+        one_hot = [[float(replace(c, splits=1) == known) for known in configs] for c in times]
+        x = np.array([h + tiles.features(processors, shape, c) for h, c in zip(one_hot, times, strict=True)])
         y = np.log([t / tiles.cycles(arch, processors, shape, c) for c, t in times.items()])
         # errors among slow configs cost nothing: weigh by how close to the best each is
-        weight = np.sqrt(np.array([min(times.values()) / t for t in times.values()]))[:, None]
-        rows.append((x - x.mean(0)) * weight)
-        targets.append((y - y.mean()) * weight[:, 0])
+        weight = np.array([min(times.values()) / t for t in times.values()])
+        rows.append((x - np.average(x, 0, weight)) * weight[:, None])
+        targets.append((y - np.average(y, weights=weight)) * weight)
     x, y = np.concatenate(rows), np.concatenate(targets)
-    weights = np.linalg.solve(x.T @ x + RIDGE * len(y) * np.eye(x.shape[1]), x.T @ y)
-    return [round(float(w), 5) for w in weights]
+    held = np.array([RIDGE] * len(configs) + [5 * RIDGE] * (x.shape[1] - len(configs)))
+    solved = [round(float(w), 5) for w in np.linalg.solve(x.T @ x + np.diag(held), x.T @ y)]
+    return Correction(dict(zip(configs, solved[: len(configs)], strict=True)), tuple(solved[len(configs) :]))
 
 
-def regret(
-    arch: str, processors: int, measured: dict[Shape, dict[Config, float]], weights: list[float] | None
-) -> list[float]:
-    """One number for each shape; `weights` None takes the fixed config, without splits."""
-    out = []
-    for shape, times in measured.items():
-        if weights is None:
-            chosen = tiles.defaults(arch, shape.d)
-        else:
-
-            def cost(config: Config, shape: Shape = shape) -> float:
-                extra = zip(weights, tiles.features(arch, processors, shape, config), strict=True)
-                return tiles.cycles(arch, processors, shape, config) * math.exp(sum(w * f for w, f in extra))
-
-            chosen = min(times, key=cost)
-        if chosen in times:
-            out.append(times[chosen] / min(times.values()) - 1)
-    return out
+def regret(shape: Shape, times: dict[Config, float], chosen: Config) -> float:
+    """Time of the chosen config over the fastest, minus 1."""
+    return times[chosen] / min(times.values()) - 1
 
 
-def measure(
-    gpu: Gpu, heads: list[int], most: int, deadline: float
-) -> tuple[dict[Shape, dict[Config, float]], dict[int, list[Config]]]:
-    """Times of every candidate for every shape, until the deadline; the second part is what compiled cleanly."""
+def measure(gpu: Gpu, heads: list[int], most: int, deadline: float) -> dict[Shape, dict[Config, float]]:
+    """Times of every candidate for every shape, until the deadline."""
     measured: dict[Shape, dict[Config, float]] = {}
     clean = clean_configs(tiles.known_arch(gpu.arch), heads, most)
     for d in heads:
@@ -192,7 +178,7 @@ def measure(
                     f"{times[best] * 1e3:.3f} ms: {best}",
                     flush=True,
                 )
-    return measured, clean
+    return measured
 
 
 def main() -> int:
@@ -227,35 +213,48 @@ def main() -> int:
         return 0
     gpu = Gpu()
     print(f"{gpu.name}, {gpu.arch}, {gpu.processors} multiprocessors", flush=True)
-    measured, clean = measure(gpu, heads, arguments.most, time.monotonic() + arguments.minutes * 60)
+    measured = measure(gpu, heads, arguments.most, time.monotonic() + arguments.minutes * 60)
     seen = {Shape(bh, nq, nk, d) for d in heads for bh, nq, nk in TRAIN}
     training = {shape: times for shape, times in measured.items() if shape in seen}
     held_out = {shape: times for shape, times in measured.items() if shape not in seen}
     if not training or not held_out:
         print("Expected training and held-out shapes to be measured, but the time ran out.", file=sys.stderr)
         return 2
-    weights = fit(gpu.arch, gpu.processors, training)
-    zeros = [0.0] * len(weights)
+    reached = sorted({shape.d for shape in training})  # the deadline may come before the last heads
+    fitted = {d: fit(gpu.arch, gpu.processors, {s: t for s, t in training.items() if s.d == d}) for d in reached}
+    regrets: dict[str, list[float]] = {"picker": [], "analytic alone": [], "one fixed tile": []}
+    for shape, times in held_out.items():
+        if shape.d not in fitted:
+            continue
+        known = fitted[shape.d]
+        offered = [c for c in times if replace(c, splits=1) in known.constants]
+        corrected = min(offered, key=lambda c: known.cost(gpu.arch, gpu.processors, shape, c))
+        alone = min(times, key=lambda c: tiles.cycles(gpu.arch, gpu.processors, shape, c))
+        fixed = tiles.defaults(gpu.arch, shape.d)
+        for name, chosen in (("picker", corrected), ("analytic alone", alone), ("one fixed tile", fixed)):
+            if chosen in times:
+                regrets[name].append(regret(shape, times, chosen))
     figures = []
-    for name, choice in (("picker", weights), ("analytic alone", zeros), ("one fixed tile", None)):
-        values = regret(gpu.arch, gpu.processors, held_out, choice) or [math.nan]
-        barred = name == "picker"
-        figures.append(
-            Figure(name=f"{name}: mean regret %", value=100 * sum(values) / len(values), bar=5 if barred else None)
-        )
-        figures.append(Figure(name=f"{name}: worst regret %", value=100 * max(values), bar=20 if barred else None))
+    for name, values in regrets.items():
+        for what, value, bar in (
+            ("mean", sum(values) / max(1, len(values)), 5),
+            ("worst", max(values, default=math.nan), 20),
+        ):
+            figures.append(
+                Figure(name=f"{name}: {what} regret %", value=100 * value, bar=bar if name == "picker" else None)
+            )
     if arguments.fit:
         everything = json.loads(tiles.FITTED.read_text(encoding="utf-8")) if tiles.FITTED.is_file() else {}
-        everything[gpu.arch] = {
-            "device": gpu.name,
-            "weights": weights,
-            "configs": {str(d): [asdict(c) for c in configs] for d, configs in clean.items()},
-        }
+        everything[gpu.arch] = {"device": gpu.name, "heads": {
+            str(d): {"weights": made.weights,
+                     "configs": [{"config": asdict(c), "constant": v} for c, v in made.constants.items()]}
+            for d, made in fitted.items()
+        }}  # fmt: skip
         tiles.FITTED.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    times = [
+    rows = [
         {"shape": asdict(s), "config": asdict(c), "seconds": t} for s, row in measured.items() for c, t in row.items()
     ]
-    details = {"device": gpu.name, "weights": weights, "times": times}
+    details = {"device": gpu.name, "times": rows}
     return finish("attention_tiles", figures, Path(arguments.json) if arguments.json else None, details)
 
 

@@ -14,7 +14,6 @@ import math
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from kernels.gpu.config import HEAD_SIZES, SHARED_LIMIT, BackwardConfig, Config, LinearConfig, head_parts
 
@@ -191,47 +190,61 @@ def cycles(arch: str, processors: int, shape: Shape, config: Config) -> float:
     return cost
 
 
-def features(arch: str, processors: int, shape: Shape, config: Config) -> list[float]:
-    """What the fitted correction is linear in."""
-    main, tail = head_parts(shape.d)
+@dataclass(frozen=True)
+class Correction:
+    """What measurements of one head size on one chip add to the analytic cost, in the logarithm: a constant for each
+    config that was measured, and weights of `features`, which say how that changes with the shape."""
+
+    constants: dict[Config, float]
+    weights: tuple[float, ...]
+
+    def cost(self, arch: str, processors: int, shape: Shape, config: Config) -> float:
+        """The corrected cost of one call; the config must have a constant."""
+        moved = sum(w * f for w, f in zip(self.weights, features(processors, shape, config), strict=True))
+        known = self.constants[replace(config, splits=1)]
+        return cycles(arch, processors, shape, config) * math.exp(known + moved)
+
+
+def features(processors: int, shape: Shape, config: Config) -> list[float]:
+    """What the correction is linear in: how full the GPU is and how long the loop, by the config's traits."""
     programs = _blocks(shape, config) * shape.batch_heads * config.splits
+    full = min(3.0, math.log2(programs / processors))
+    long = math.log2(shape.n_keys / config.splits / 1024)
+    split = math.log2(config.splits)
+    rows, columns = math.log2(config.block_m) - 6, math.log2(config.block_n) - 6
     return [
-        1.0, math.log2(config.block_m) - 6, math.log2(config.block_n) - 6, float(config.warps == 8),
-            config.stages - 2.0,
-        float(config.slice < main), float(config.chunk < main), float(config.variant == "descriptor"),
-        math.log2(config.splits), math.log2(shape.d) - 6, float(tail > 0), math.log2(max(1.0, programs / processors)),
-        (math.log2(config.block_m) - 6) * float(config.warps == 8),
-            (math.log2(config.block_n) - 6) * (config.stages - 2.0),
-        (math.log2(config.block_m) - 6) * (math.log2(shape.d) - 6),
-            (math.log2(config.block_n) - 6) * (math.log2(shape.d) - 6),
-        registers(known_arch(arch), shape.d, config) / 128 - 1, float(shape.is_causal),
+        split, full, min(full, 0.0), split * full, rows * full, rows * long, columns * long,
+        (config.warps == 8) * full, (config.stages == 1) * long, (config.variant == "descriptor") * long,
+        (config.variant == "descriptor") * full, long, float(shape.is_causal) * rows,
     ]  # fmt: skip
 
 
 @functools.cache
-def _fitted() -> dict[str, Any]:
-    return json.loads(FITTED.read_text(encoding="utf-8")) if FITTED.is_file() else {}
-
-
-def cost(arch: str, processors: int, shape: Shape, config: Config) -> float:
-    """The analytic cost times the fitted correction, if there is one for this arch."""
-    value = cycles(arch, processors, shape, config)
-    weights = _fitted().get(arch, {}).get("weights")
-    if weights is None:
-        return value
-    return value * math.exp(sum(w * f for w, f in zip(weights, features(arch, processors, shape, config), strict=True)))
+def corrections() -> dict[tuple[str, int], Correction]:
+    """By (arch, head size), out of `tiles.json`; empty without that file."""
+    if not FITTED.is_file():
+        return {}
+    made = {}
+    for arch, fitted in json.loads(FITTED.read_text(encoding="utf-8")).items():
+        for d, head in fitted["heads"].items():
+            constants = {Config(**row["config"]): row["constant"] for row in head["configs"]}
+            made[arch, int(d)] = Correction(constants, tuple(head["weights"]))
+    return made
 
 
 @functools.lru_cache(maxsize=1024)
 def pick(arch: str, processors: int, shape: Shape) -> Config:
     """The config to use for this call.
 
-    Only configs known to compile without spills are picked: the fixed ones, and those that were measured for this arch.
+    Only configs known to compile without spills are picked: those that were measured on this arch, or the fixed one.
     """
-    measured = {Config(**c) for c in _fitted().get(arch, {}).get("configs", {}).get(str(shape.d), ())}
-    allowed = measured | {defaults(arch, shape.d)}
-    choices = [c for c in candidates(arch, processors, shape) if replace(c, splits=1) in allowed]
-    return min(choices, key=lambda config: (cost(arch, processors, shape, config), config))
+    offered = candidates(arch, processors, shape)
+    correction = corrections().get((arch, shape.d))
+    if correction is None:
+        choices = [c for c in offered if replace(c, splits=1) == defaults(arch, shape.d)]
+        return min(choices, key=lambda c: (cycles(arch, processors, shape, c), c))
+    choices = [c for c in offered if replace(c, splits=1) in correction.constants]
+    return min(choices, key=lambda c: (correction.cost(arch, processors, shape, c), c))
 
 
 def backward_config(arch: str, d: int) -> BackwardConfig:

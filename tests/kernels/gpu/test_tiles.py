@@ -31,9 +31,9 @@ def test_one_head_with_few_queries_is_split_and_a_full_gpu_is_not() -> None:
 
 @pytest.mark.parametrize("arch", [*tiles.CHIPS, "sm_87", "sm_100", "gfx90a"])
 def test_without_measurements_only_gated_configs_are_picked(arch: str) -> None:
-    if arch in tiles._fitted():
-        pytest.skip("measured: more than the fixed config may be picked")
     for d in HEAD_SIZES:
+        if (arch, d) in tiles.corrections():
+            continue  # measured: more than the fixed config may be picked
         picked = tiles.pick(arch, 80, Shape(8, 1000, 77, d))
         assert replace(picked, splits=1) == tiles.defaults(arch, d)
 
@@ -47,7 +47,7 @@ def test_more_work_costs_more() -> None:
 
 def test_features_have_one_length() -> None:
     lengths = {
-        len(tiles.features("sm_90", 132, Shape(1, 4096, 4096, d), c))
+        len(tiles.features(132, Shape(1, 4096, 4096, d), c))
         for d in HEAD_SIZES
         for c in tiles.candidates("sm_90", 132, Shape(1, 4096, 4096, d))
     }
