@@ -277,7 +277,7 @@ def linear_config(arch: str) -> LinearConfig:
         return LinearConfig(16, 16, 8, 1)
     if arch == "gfx942":
         return LinearConfig(64, 32, 4, 2)
-    return LinearConfig(64, 64 if arch == "sm_90" else 32, 8, 2)
+    return LinearConfig(64, 64, 8, 2) if arch == "sm_90" else LinearConfig(32, 32, 8, 2)
 
 
 def _blocks(shape: Shape, config: Config) -> int:
