@@ -1,0 +1,262 @@
+"""How well the tile picker chooses: measures every candidate on the GPU at hand, fits the correction on training shapes
+and reports the regret on shapes it never saw, beside one fixed tile.
+
+    python -m benchmarks.attention_tiles [--minutes 8] [--fit] [--json FILE]     on a GPU
+    python -m benchmarks.attention_tiles --dry                                   the plan alone, anywhere
+
+`--fit` writes kernels/gpu/tiles.json: the weights, and the configs that were measured to run without spills. Regret is
+the time of the chosen config over the fastest measured one, minus 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.table import Figure, add_json, finish
+from kernels.gpu import tiles
+from kernels.gpu.config import HEAD_SIZES, Config
+from kernels.gpu.tiles import Correction, Shape
+
+# (batch x heads, queries, keys); every head size takes each
+TRAIN = (
+    (1, 4096, 4096),
+    (1, 16384, 16384),
+    (4, 2048, 2048),
+    (16, 1024, 1024),
+    (16, 4096, 4096),
+    (32, 4096, 77),
+    (8, 512, 8192),
+)
+HELD_OUT = ((1, 9216, 9216), (2, 4096, 16384), (10, 2304, 2304), (20, 4096, 77), (16, 6400, 6400), (3, 1000, 3000))
+RIDGE = 0.02
+PROBE = Shape(16, 1024, 1024, 0)  # each base config's first call, where it must compile without spills
+
+
+def plan(arch: str, processors: int, d: int, shapes: tuple[tuple[int, int, int], ...]) -> dict[Shape, list[Config]]:
+    """What to measure for one head size."""
+    made = (Shape(bh, nq, nk, d) for bh, nq, nk in shapes)
+    return {shape: tiles.candidates(arch, processors, shape) for shape in made}
+
+
+def bases(arch: str, d: int, most: int) -> list[Config]:
+    """The fixed config and the analytic model's best, over all training shapes, without key splits."""
+    found = {tiles.defaults(arch, d): 0.0} | (
+        dict.fromkeys(tiles.HOPPER_VARIANTS, 0.0) if (arch, d) == ("sm_90", 512) else {}
+    )
+    for bh, nq, nk in TRAIN:
+        shape = Shape(bh, nq, nk, d)
+        cost = {c: tiles.cycles(arch, 132, shape, c) for c in tiles.candidates(arch, 132, shape) if c.splits == 1}
+        best = min(cost.values())
+        for config, value in cost.items():
+            found[config] = min(found.get(config, math.inf), value / best)
+    return sorted(found, key=lambda c: (found[c], -c.block_m * c.block_n, c))[:most]
+
+
+class Gpu:
+    """The GPU at hand: inputs made once for each shape, medians of a few runs."""
+
+    def __init__(self) -> None:
+        import torch
+
+        from kernels.gpu import split_d
+
+        self.torch, self.split_d = torch, split_d
+        self.arch = split_d.arch_of(torch.device("cuda"))
+        properties = torch.cuda.get_device_properties(0)
+        self.processors, self.name = properties.multi_processor_count, properties.name
+
+    def inputs(self, shape: Shape) -> Any:
+        """q, k and v of a shape, random."""
+        sizes = (shape.n_queries, shape.n_keys, shape.n_keys)
+        return [
+            self.torch.randn(1, shape.batch_heads, n, shape.d, device="cuda", dtype=self.torch.float16) for n in sizes
+        ]
+
+    def run(self, inputs: Any, shape: Shape, config: Config) -> None:
+        """One call."""
+        self.split_d.forward(*inputs, scale=shape.d**-0.5, is_causal=shape.is_causal, config=config)
+
+    def launches(self, d: int, config: Config) -> bool:
+        """Whether a config runs."""
+        shape = replace(PROBE, d=d)
+        try:
+            self.run(self.inputs(shape), shape, config)
+            self.torch.cuda.synchronize()
+        except Exception as error:  # too much shared memory, a compiler's refusal: no candidate then
+            print(f"  {config}: {type(error).__name__}", flush=True)
+            return False
+        return True
+
+    def seconds(self, inputs: Any, shape: Shape, config: Config) -> float:
+        """Median of five runs, after one."""
+        self.run(inputs, shape, config)
+        times = []
+        for _ in range(5):
+            start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            self.run(inputs, shape, config)
+            end.record()
+            self.torch.cuda.synchronize()
+            times.append(start.elapsed_time(end) / 1000)
+        return sorted(times)[2]
+
+
+def is_clean(job: tuple[str, int, Config]) -> bool:
+    """Whether (arch, head size, config) compiles without spills; runs in a process of its own."""
+    from kernels.gpu.aot import compile_forward
+
+    try:
+        return not compile_forward(*job).problems
+    except Exception:  # whatever the compiler refuses is no candidate
+        return False
+
+
+def clean_configs(arch: str, heads: list[int], most: int) -> dict[int, list[Config]]:
+    """The configs worth measuring that compile without spills; on all cores."""
+    jobs = [(arch, d, config) for d in heads for config in bases(arch, d, most)]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        good = list(pool.map(is_clean, jobs))
+    return {d: [job[2] for job, ok in zip(jobs, good, strict=True) if ok and job[1] == d] for d in heads}
+
+
+def fit(arch: str, processors: int, measured: dict[Shape, dict[Config, float]]) -> Correction:
+    """Ridge regression of log(measured / analytic) for one head size, each shape's mean taken out: only the order
+    within a shape matters. Constants of configs are held back less than weights."""
+    configs = sorted({replace(c, splits=1) for times in measured.values() for c in times})
+    rows, targets = [], []
+    for shape, times in measured.items():
+        one_hot = [[float(replace(c, splits=1) == known) for known in configs] for c in times]
+        x = np.array([h + tiles.features(processors, shape, c) for h, c in zip(one_hot, times, strict=True)])
+        y = np.log([t / tiles.cycles(arch, processors, shape, c) for c, t in times.items()])
+        # errors among slow configs cost nothing: weigh by how close to the best each is
+        weight = np.array([min(times.values()) / t for t in times.values()])
+        rows.append((x - np.average(x, 0, weight)) * weight[:, None])
+        targets.append((y - np.average(y, weights=weight)) * weight)
+    x, y = np.concatenate(rows), np.concatenate(targets)
+    held = np.array([RIDGE] * len(configs) + [5 * RIDGE] * (x.shape[1] - len(configs)))
+    solved = [round(float(w), 5) for w in np.linalg.solve(x.T @ x + np.diag(held), x.T @ y)]
+    return Correction(dict(zip(configs, solved[: len(configs)], strict=True)), tuple(solved[len(configs) :]))
+
+
+def regret(shape: Shape, times: dict[Config, float], chosen: Config) -> float:
+    """Time of the chosen config over the fastest, minus 1."""
+    return times[chosen] / min(times.values()) - 1
+
+
+def measure(gpu: Gpu, heads: list[int], most: int, deadline: float) -> dict[Shape, dict[Config, float]]:
+    """Times of every candidate for every shape, until the deadline."""
+    measured: dict[Shape, dict[Config, float]] = {}
+    clean = clean_configs(tiles.known_arch(gpu.arch), heads, most)
+    for d in heads:
+        clean[d] = [c for c in clean[d] if time.monotonic() < deadline and gpu.launches(d, c)]
+        print(f"D {d}: {len(clean[d])} configs compile cleanly", flush=True)
+        for shape, offered in (
+            plan(gpu.arch, gpu.processors, d, TRAIN) | plan(gpu.arch, gpu.processors, d, HELD_OUT)
+        ).items():
+            inputs = gpu.inputs(shape)
+            times = {
+                c: gpu.seconds(inputs, shape, c)
+                for c in offered
+                if replace(c, splits=1) in clean[d] and time.monotonic() < deadline
+            }
+            if len(times) > 1:
+                measured[shape] = times
+                best = min(times, key=lambda c: times[c])
+                print(
+                    f"  {shape.batch_heads} x {shape.n_queries} x {shape.n_keys}: {len(times)} configs, best "
+                    f"{times[best] * 1e3:.3f} ms: {best}",
+                    flush=True,
+                )
+    return measured
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry", action="store_true", help="print what would be measured and stop; needs no GPU")
+    parser.add_argument("--compile", action="store_true", help="with --dry: also compile the plan, keep what is clean")
+    parser.add_argument("--arch", default="sm_90", help="with --dry: the architecture to plan for")
+    parser.add_argument("--heads", default=",".join(map(str, HEAD_SIZES)), help="head sizes, comma-separated")
+    parser.add_argument(
+        "--most", type=int, default=14, help="configs for each head size, the analytic model's best first"
+    )
+    parser.add_argument("--minutes", type=float, default=8, help="stop measuring after this long")
+    parser.add_argument("--fit", action="store_true", help=f"write {tiles.FITTED.name} for this architecture")
+    add_json(parser)
+    arguments = parser.parse_args()
+    heads = [int(d) for d in arguments.heads.split(",")]
+    if arguments.dry:
+        clean = clean_configs(arguments.arch, heads, arguments.most) if arguments.compile else None
+        for d in heads:
+            chosen = bases(arguments.arch, d, arguments.most) if clean is None else clean[d]
+            print(f"D {d}: {len(tiles.bases(arguments.arch, d))} configs fit, {len(chosen)} would be measured")
+            for config in chosen:
+                print(
+                    f"  {config}: {tiles.shared_bytes(arguments.arch, d, config)} bytes shared, "
+                    f"{tiles.registers(arguments.arch, d, config)} registers estimated"
+                )
+            for shape, offered in (
+                plan(arguments.arch, 132, d, TRAIN) | plan(arguments.arch, 132, d, HELD_OUT)
+            ).items():
+                count = sum(replace(c, splits=1) in chosen for c in offered)
+                print(f"  {shape.batch_heads} x {shape.n_queries} x {shape.n_keys}: {count} runs")
+        return 0
+    gpu = Gpu()
+    print(f"{gpu.name}, {gpu.arch}, {gpu.processors} multiprocessors", flush=True)
+    measured = measure(gpu, heads, arguments.most, time.monotonic() + arguments.minutes * 60)
+    seen = {Shape(bh, nq, nk, d) for d in heads for bh, nq, nk in TRAIN}
+    training = {shape: times for shape, times in measured.items() if shape in seen}
+    held_out = {shape: times for shape, times in measured.items() if shape not in seen}
+    if not training or not held_out:
+        print("Expected training and held-out shapes to be measured, but the time ran out.", file=sys.stderr)
+        return 2
+    reached = sorted({shape.d for shape in training})  # the deadline may come before the last heads
+    fitted = {d: fit(gpu.arch, gpu.processors, {s: t for s, t in training.items() if s.d == d}) for d in reached}
+    regrets: dict[str, list[float]] = {"picker": [], "analytic alone": [], "one fixed tile": []}
+    for shape, times in held_out.items():
+        if shape.d not in fitted:
+            continue
+        known = fitted[shape.d]
+        offered = [c for c in times if replace(c, splits=1) in known.constants]
+        corrected = min(offered, key=lambda c: known.cost(gpu.arch, gpu.processors, shape, c))
+        alone = min(times, key=lambda c: tiles.cycles(gpu.arch, gpu.processors, shape, c))
+        fixed = tiles.defaults(gpu.arch, shape.d)
+        for name, chosen in (("picker", corrected), ("analytic alone", alone), ("one fixed tile", fixed)):
+            if chosen in times:
+                regrets[name].append(regret(shape, times, chosen))
+    figures = []
+    for name, values in regrets.items():
+        for what, value, bar in (
+            ("mean", sum(values) / max(1, len(values)), 5),
+            ("worst", max(values, default=math.nan), 20),
+        ):
+            figures.append(
+                Figure(name=f"{name}: {what} regret %", value=100 * value, bar=bar if name == "picker" else None)
+            )
+    if arguments.fit:
+        everything = json.loads(tiles.FITTED.read_text(encoding="utf-8")) if tiles.FITTED.is_file() else {}
+        everything[gpu.arch] = {"device": gpu.name, "heads": {
+            str(d): {"weights": made.weights,
+                     "configs": [{"config": asdict(c), "constant": v} for c, v in made.constants.items()]}
+            for d, made in fitted.items()
+        }}  # fmt: skip
+        tiles.FITTED.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    rows = [
+        {"shape": asdict(s), "config": asdict(c), "seconds": t} for s, row in measured.items() for c, t in row.items()
+    ]
+    details = {"device": gpu.name, "times": rows}
+    return finish("attention_tiles", figures, Path(arguments.json) if arguments.json else None, details)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
