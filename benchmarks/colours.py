@@ -120,7 +120,7 @@ def material_figures(pairs: Sequence[Mapping[str, str]], args: argparse.Namespac
     """Feature distance between the two prompts of a pair, and over that of two seeds of one prompt."""
     import numpy as np
 
-    from asd.torchvision_guard import guard_torchvision
+    from textile_metric.torchvision_guard import guard_torchvision
 
     guard_torchvision()
     module = runpy.run_path(str(args.report), run_name="generator_report")

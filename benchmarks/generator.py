@@ -66,7 +66,7 @@ def generate(rows: Sequence[Mapping[str, str]], out: Path, model: str | None, op
 
 def run_report(args: argparse.Namespace) -> dict[str, float]:
     """Run the report script in this process, as a command would, and return what it writes."""
-    from asd.torchvision_guard import guard_torchvision
+    from textile_metric.torchvision_guard import guard_torchvision
 
     guard_torchvision()
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ def draw_sheet(args: argparse.Namespace, rows: Sequence[Mapping[str, str]]) -> N
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    from asd.torchvision_guard import guard_torchvision
+    from textile_metric.torchvision_guard import guard_torchvision
 
     guard_torchvision()
     module = runpy.run_path(str(args.report), run_name="generator_report")

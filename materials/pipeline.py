@@ -16,7 +16,6 @@ from asd.errors import CheckpointError, ZelligeError
 from asd.resample import resample
 from asd.seamless import Seamless, SeamlessAxes, parse_axes
 from asd.sizes import torus_size
-from asd.torchvision_guard import guard_torchvision
 from materials.conditioning import SCALE_RANGE, condition_vector
 from materials.cut import calm_cut
 from materials.grain import STRENGTH as GRAIN
@@ -25,6 +24,7 @@ from materials.maps import fit_depth, height_from_normal, normal_from_height, re
 from materials.material import CHANNELS, MAPS, Material, normal_from_xy
 from materials.prompt import PromptEmbedding, encode_prompts
 from materials.quiet import quiet_loading
+from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()
 

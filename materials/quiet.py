@@ -10,7 +10,7 @@ from contextlib import contextmanager
 def quiet_loading() -> Iterator[None]:
     """Inside it diffusers and transformers show no bars and log errors alone; both are put back on leaving.
 
-    Call `asd.torchvision_guard.guard_torchvision` before: it imports both.
+    Call `textile_metric.torchvision_guard.guard_torchvision` before: it imports both.
     """
     from diffusers.utils import logging as diffusers_logging
     from huggingface_hub.utils import are_progress_bars_disabled

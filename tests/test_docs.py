@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 from ui.cli import _parser
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 from training.manifest import Source
 from training.pack import Settings, write_pack
 

@@ -6,11 +6,14 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
 
 from textile_metric.score import Axes, Reduction, tileability
+from textile_metric.torchvision_guard import guard_torchvision
 from textile_metric.weights import VERSION
+
+guard_torchvision()  # torchmetrics imports torchvision where it finds one
+from torchmetrics import Metric  # noqa: E402  # after the guard
+from torchmetrics.utilities.data import dim_zero_cat  # noqa: E402
 
 
 class Tileability(Metric):

@@ -12,8 +12,9 @@ from textile_metric.profile import FIGURES, profiles
 
 WIDTH = 48
 HEADS = 4
-OCTAVES = 4
-"""Resolutions the profile is read at: native, and each next at half of it, while MIN_CELLS are left."""
+OCTAVES = 1
+"""Resolutions the profile is read at: native, and each next at half of it, while MIN_CELLS are left. The shipped
+weights learned at native resolution: with four octaves their AUC on held-out views falls from 0.924 to 0.915."""
 MIN_CELLS = 64
 
 
@@ -117,9 +118,12 @@ class TileNet(nn.Module):
 
     def read(self, found: Tensor, octave: int = 0) -> Tensor:
         """(N, FIGURES, W) profiles to (N, W) seam logits."""
-        middle = found.median(2, keepdim=True).values
+        # detached: its gradient would fall on the one column that happens to be in the middle
+        middle = found.median(2, keepdim=True).values.detach()
         apart = found - middle
-        x = self.enter(apart) + self.context(torch.cat([middle[..., 0], apart.square().mean(2).sqrt()], 1))[..., None]
+        # a grey image has no colour steps at all, where a bare square root has no gradient
+        spread = (apart.square().mean(2) + 1e-8).sqrt()
+        x = self.enter(apart) + self.context(torch.cat([middle[..., 0], spread], 1))[..., None]
         for block in self.blocks:
             x = block(x, octave)
         return self.leave(x)[:, 0]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()
 

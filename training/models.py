@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()
 

@@ -10,7 +10,7 @@ import pytest
 from asd.buckets import FAMILIES, buckets, nearest_bucket, nearest_size
 from asd.errors import SizeError
 from asd.sizes import Size
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()
 

@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from asd.errors import OutputError, SizeError
 from asd.exact_vae import ExactTiledVAE
 from asd.seamless import Seamless, SeamlessAxes, SeamlessError
-from asd.torchvision_guard import guard_torchvision
 from asd.vae_canvas import Canvas
 from asd.vae_layers import Conv, TilingError, decoder_layers, reads, sizes
 from asd.vae_layers import Span as Cells
+from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()
 

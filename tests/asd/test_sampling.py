@@ -14,7 +14,7 @@ from torch import Tensor
 from asd.sampling import StepDone, denoise, predict
 from asd.seamless import Seamless, SeamlessAxes
 from asd.tiles import Border, Method, Place, TileError, TilePlan
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from asd.seamless import Seamless, SeamlessAxes, SeamlessError, _mended, wrap_pad
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()
 

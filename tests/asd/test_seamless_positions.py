@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from asd.seamless import Seamless, SeamlessAxes, SeamlessError
 from asd.seamless_positions import turns
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()
 

@@ -65,7 +65,7 @@ def get_kernel(repo_id, **kwargs):
     return "kernel of " + repo_id
 """
 FRAMEWORKS = """
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 guard_torchvision()
 import diffusers
 import transformers

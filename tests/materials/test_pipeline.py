@@ -212,7 +212,7 @@ def test_absent_checkpoints_are_one_sentence(name: str) -> None:
 
 def test_loading_says_nothing(folder: Path) -> None:
     program = f"""
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 guard_torchvision()
 import diffusers.utils.logging, transformers.utils.logging
 from materials.pipeline import MaterialPipeline

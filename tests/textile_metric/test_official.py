@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from asd.torchvision_guard import guard_torchvision
 from textile_metric import load_official
 from textile_metric.official import LAMBDA, TENSORS, OfficialTexTile
+from textile_metric.torchvision_guard import guard_torchvision
 
 
 @pytest.fixture(scope="module")

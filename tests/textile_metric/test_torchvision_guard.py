@@ -8,7 +8,7 @@ import sys
 import pytest
 
 PROBE = """
-from asd.torchvision_guard import guard_torchvision
+from textile_metric.torchvision_guard import guard_torchvision
 print(guard_torchvision(), guard_torchvision())
 """
 
