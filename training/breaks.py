@@ -29,12 +29,16 @@ VISIBLE = 1.6
 
 @dataclass(frozen=True)
 class Views:
-    """images (N, 3, H, W) in [0, 1]; tiles (N, 2), x and y: 1 tiles, 0 doesn't, -1 no saying; kinds: index into
-    KINDS."""
+    """images (N, 3, H, W) in [0, 1], with their truth.
+
+    tiles (N, 2), x and y: 1 tiles, 0 doesn't, -1 nobody can say. kinds (N,): index into KINDS. seams (N, 2): the column
+    and the row that lie behind the border of the image before it was rolled, where breaks show.
+    """
 
     images: Tensor
     tiles: Tensor
     kinds: Tensor
+    seams: Tensor
 
 
 def draw(sources: Tensor, size: tuple[int, int], generator: torch.Generator) -> Views:
@@ -95,7 +99,7 @@ def draw(sources: Tensor, size: tuple[int, int], generator: torch.Generator) -> 
     turn = angle[:, None, None] * (math.pi / 180)
     u, v = u * turn.cos() - v * turn.sin(), u * turn.sin() + v * turn.cos()
     offset = torch.randint(side, (2, n, 1, 1), generator=generator, device=device) / side
-    images = _plane(sources, u + offset[0], v + offset[1], max(side / width, side / height) * 1.0)
+    images = _plane(sources, u + offset[0], v + offset[1], max(side / width, side / height))
     # a shear or a rotation breaks what it breaks; the rest is read off the plane's own continuation
     natural, images, beyond_x, beyond_y = _steps(images)
     seen_x, seen_y = beyond_x / natural[0], beyond_y / natural[1]
@@ -107,9 +111,9 @@ def draw(sources: Tensor, size: tuple[int, int], generator: torch.Generator) -> 
         tiles[sound, axis] = 1.0
     tiles[of("shear"), 0] = 1.0
     # content
-    images = _feathered(images, sources, of("feathered") & broken_x, uniform(0.5, 4), 3)
-    images = _feathered(images, sources, of("feathered") & broken_y, uniform(0.5, 4), 2)
-    mirrored = of("mirrored") & chance(1.0)
+    images = _feathered(images, of("feathered") & broken_x, uniform(0.5, 4), 3)
+    images = _feathered(images, of("feathered") & broken_y, uniform(0.5, 4), 2)
+    mirrored = of("mirrored")
     if bool(mirrored.any()) and height % 2 == 0 and width % 2 == 0:
         half = images[mirrored][:, :, : height // 2, : width // 2]
         half = torch.cat([half, half.flip(3)], 3)
@@ -145,9 +149,10 @@ def draw(sources: Tensor, size: tuple[int, int], generator: torch.Generator) -> 
     roll_y = int(torch.randint(height, (1,), generator=generator, device=device))
     images = images.roll((roll_y, roll_x), (2, 3))
     if bool(torch.rand(1, generator=generator, device=device) < 0.5):
-        images = images.flip(3)
+        images, roll_x = images.flip(3), (width - roll_x) % width
+    seams = torch.tensor([roll_x, roll_y], device=device).expand(n, 2)
     # eight bits, as files have: what a seam hides in
-    return Views((images * 255).round() / 255, tiles, kinds)
+    return Views((images * 255).round() / 255, tiles, kinds, seams)
 
 
 def _plane(sources: Tensor, u: Tensor, v: Tensor, minification: float) -> Tensor:
@@ -188,11 +193,10 @@ def _verdict(ratios: Tensor) -> Tensor:
     return torch.where(ratios.max(1).values > VISIBLE, 0.0, -1.0)
 
 
-def _feathered(images: Tensor, sources: Tensor, chosen: Tensor, fraction: Tensor, dim: int) -> Tensor:
+def _feathered(images: Tensor, chosen: Tensor, fraction: Tensor, dim: int) -> Tensor:
     """A crop whose borders are cross-faded over a thin band: the step is gone, the mismatch isn't."""
     if not bool(chosen.any()):
         return images
-    del sources
     out = images.clone()
     length = images.shape[dim]
     for i in chosen.nonzero().flatten().tolist():

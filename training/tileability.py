@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ SIZES = (64, 96, 128, 128, 192, 192, 256, 256, 320, 384, 512)
 """Sides of views; each step draws one pair."""
 HELD_OUT = 0.1
 BALL = 8 / 255
+NEAR = 1
+"""Columns by which a seam may be found beside its place."""
+PLACED = 0.1
+"""Weight of finding the seam in its place, beside the verdict."""
 
 
 def real_sources(packs: Path, side: int, limit: int | None = None) -> Tensor:
@@ -106,11 +111,22 @@ def attacked(net: TileNet, views: Views, steps: int, generator: torch.Generator)
     return moved.detach().clamp(0, 1)
 
 
-def loss_of(net: TileNet, images: Tensor, tiles: Tensor) -> Tensor:
-    """Binary cross-entropy over the axes that have a truth."""
-    logits = net(images)
-    known = tiles >= 0
-    return F.binary_cross_entropy_with_logits(torch.stack([logits.x, logits.y], 1)[known], tiles[known])
+def losses_of(net: TileNet, views: Views) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy over the axes that have a truth, and minus the log share of the seam's place on broken ones.
+
+    A step of hue in the middle is a second seam, so that hue counts for the verdict alone.
+    """
+    logits = net(views.images)
+    known = views.tiles >= 0
+    verdict = F.binary_cross_entropy_with_logits(torch.stack([logits.x, logits.y], 1)[known], views.tiles[known])
+    one = (views.kinds != KINDS.index("hue"))[:, None] & (views.tiles == 0)
+    places = []
+    for axis, found in enumerate((logits.columns, logits.rows)):
+        around = torch.arange(-NEAR, NEAR + 1, device=found.device)[None] + views.seams[:, axis, None]
+        near = found.gather(1, around % found.shape[1])
+        places.append((found.logsumexp(1) - near.logsumexp(1))[one[:, axis]])
+    missed = torch.cat(places)
+    return verdict, missed.mean() if len(missed) else verdict.new_zeros(())
 
 
 def train(args: argparse.Namespace) -> None:
@@ -135,13 +151,14 @@ def train(args: argparse.Namespace) -> None:
         other = size if rng.random() < 0.7 else rng.choice(SIZES)
         count = max(4, min(4 * args.batch, args.batch * 128 * 128 // (size * other)))
         views = sources.draw((size, other), count, generator)
-        loss = loss_of(net, views.images, views.tiles)
-        losses = {"clean": loss}
+        loss, missed = losses_of(net, views)
+        losses = {"clean": loss, "missed": PLACED * missed}
         if args.attack and loop.step % 2:
             some = (views.tiles == 0).any(1).nonzero().flatten()[: max(2, count // 4)]
             if len(some):
-                chosen = Views(views.images[some], views.tiles[some], views.kinds[some])
-                losses["attacked"] = loss_of(net, attacked(net, chosen, args.attack, generator), chosen.tiles)
+                chosen = Views(views.images[some], views.tiles[some], views.kinds[some], views.seams[some])
+                moved = replace(chosen, images=attacked(net, chosen, args.attack, generator))
+                losses["attacked"] = losses_of(net, moved)[0]
         optimiser.zero_grad(set_to_none=True)
         sum(losses.values(), loss.new_zeros(())).backward()
         loop.average(net.parameters())

@@ -30,10 +30,14 @@ def test_labels_agree_with_the_seam_where_it_is_plain() -> None:
             for r in range(0, 64)
         ]
     ).amax(0)  # fmt: skip
+    column, row = views.seams[0].tolist()
+    ratios = torch.from_numpy(seam_ratio(views.images.roll((-row, -column), (2, 3))))
     crops = (views.kinds == KINDS.index("crop"))[:, None] & (views.tiles == 0)
     tiles = (views.kinds == KINDS.index("tile"))[:, None].expand(-1, 2)
     assert int(crops.sum()) > 10
     assert float(worst[crops].median()) > 2 * float(worst[tiles].median())
+    # and it is where the view says: rolled back, the border has it
+    assert float((ratios[crops] / worst[crops]).median()) > 0.99
 
 
 def test_kinds_break_the_axes_they_should() -> None:
