@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 GUESSED_RATE = 0.008
 """Megapixels per second of the shipped model with all its files on one thread of a busy machine: others make more."""
 LEAST_PIXELS = 256**2
-"""Smaller results take as long as these: the model works at the size it was trained at, and the preview has one size."""
+"""Smaller results take as long: the model works at the size it was trained at, and the preview has one size."""
 DEFAULT_STEPS = 7
 """`materials.pipeline.STEPS`, repeated here because that module loads torch."""
 
@@ -37,7 +37,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, rate: float | None = None) -> Estimate:
-    """What the plan takes at `rate` megapixels per second, or else as fast as the rows that are whole, or else a guess."""
+    """What the plan takes at `rate` megapixels per second; by default that of the rows that are whole, or a guess."""
     rate_is = "given"
     if rate is None:
         rate, rate_is = _measured_rate(plan), "measured on the rows that are whole"

@@ -40,12 +40,12 @@ def find_weights(model: str | None, *, fetch: bool = True) -> Weights:
         return Weights(None, _folder_version(SHIPPED, "the package"))
     folder = Path(model)
     try:
-        if folder.is_dir():
-            return Weights(model, _folder_version(folder, repr(model)))
-        remote = "/" in model and not folder.is_absolute() and not folder.exists()
+        local, there = folder.is_dir(), folder.exists()
     except (OSError, ValueError):  # a name that is too long, or has a character that no file can have
-        remote = False
-    if not remote:
+        local, there = False, True
+    if local:
+        return Weights(model, _folder_version(folder, repr(model)))
+    if there or "/" not in model or folder.is_absolute():
         raise CheckpointError(f"Expected a diffusers folder with model_index.json or a hub id, but got {model[:200]!r}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
