@@ -190,13 +190,13 @@ def run_batch(
             pipeline: Pipeline | None = None
             for task in plan.todo:
                 report.start(task)
-                if _made_elsewhere(task):
+                if _whole(task) is None and (pipeline is None or task.source != source):
+                    pipeline = None  # frees the memory first
+                    pipeline, source = jobs._load(task.source, device), task.source
+                record = None if pipeline is None else _make(task, pipeline, retries, report)
+                if record is None:
                     _keep(task, summary, lines, listed)
                 else:
-                    if pipeline is None or task.source != source:
-                        pipeline = None  # frees the memory first
-                        pipeline, source = jobs._load(task.source, device), task.source
-                    record = _make(task, pipeline, retries, report)
                     append(lines, record)
                     (summary.made if record.status == "done" else summary.failed).append(record)
                 report.finish()
@@ -290,9 +290,12 @@ def _is_kept(task: Task, overwrite: bool) -> bool:
     return False
 
 
-def _made_elsewhere(task: Task) -> bool:
+def _whole(task: Task) -> Record | None:
+    """The record of a result that is there by now, from another process; None if there is none."""
     found = read_row(task.folder)
-    return found is not None and found[0].fingerprint == task.fingerprint and is_whole(task.folder, found[0])
+    if found is None or found[0].fingerprint != task.fingerprint or not is_whole(task.folder, found[0]):
+        return None
+    return found[0]
 
 
 def _keep(task: Task, summary: Summary, lines: Path, listed: set[tuple[str, str]]) -> None:
@@ -305,24 +308,35 @@ def _keep(task: Task, summary: Summary, lines: Path, listed: set[tuple[str, str]
         append(lines, found[0])
 
 
-def _make(task: Task, pipeline: Pipeline, retries: int, report: _Reporter) -> Record:
-    """Make one row, with retries; the record says whether that worked."""
+class _MadeMeanwhile(Exception):  # noqa: N818 - no error
+    """Another process was faster with the same row."""
+
+
+def _make(task: Task, pipeline: Pipeline, retries: int, report: _Reporter) -> Record | None:
+    """Make one row, with retries; the record says whether that worked. None if another process has made it."""
     started = time.perf_counter()
     attempt, told = 1, ""
-    while True:
+    while _whole(task) is None:
         try:
             return _attempt(task, pipeline, attempt, report)
+        except _MadeMeanwhile:
+            return None
         except Exception as error:  # whatever it is, the other rows go on
             told = str(error) if isinstance(error, ZelligeError) else f"{type(error).__name__}: {error}"
             log.info("line %d, %s, attempt %d: %s", task.row.line, task.row.id, attempt, told, exc_info=True)
-        if attempt > retries:
-            break
+        if attempt > retries and _whole(task) is None:
+            seconds = round(time.perf_counter() - started, 3)
+            told = " ".join(told.split())[:1000].rstrip(".")
+            return Record(
+                id=task.row.id,
+                status="failed",
+                fingerprint=task.fingerprint,
+                seconds=seconds,
+                attempt=attempt,
+                error=told,
+            )
         attempt += 1
-    seconds = round(time.perf_counter() - started, 3)
-    told = " ".join(told.split())[:1000].rstrip(".")
-    return Record(
-        id=task.row.id, status="failed", fingerprint=task.fingerprint, seconds=seconds, attempt=attempt, error=told
-    )
+    return None
 
 
 def _attempt(task: Task, pipeline: Pipeline, attempt: int, report: _Reporter) -> Record:
@@ -339,6 +353,8 @@ def _attempt(task: Task, pipeline: Pipeline, attempt: int, report: _Reporter) ->
             id=task.row.id, status="done", fingerprint=task.fingerprint, files=files, seconds=seconds, attempt=attempt
         )
         write_row(stage, record, task.parts)
+        if _whole(task) is not None:
+            raise _MadeMeanwhile  # which leaves that one where it is
     sync_folder(task.folder.parent)
     return record
 

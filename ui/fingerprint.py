@@ -95,6 +95,7 @@ def _content(name: str, value: float | str) -> float | str:
         raise ZelligeError(told) from error
 
 
+@cache
 def _program() -> str:
     try:
         return version("zellige")

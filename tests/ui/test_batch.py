@@ -154,7 +154,7 @@ def test_changed_rows_are_faults_unless_told_otherwise(
     (shipped / "unet").mkdir()
     (shipped / "unet" / "model.safetensors").write_bytes(b"other")
     assert [message.count("another weights (") for _, message in problems(changed, out)] == [1, 1, 1]
-    monkeypatch.setattr(fingerprints, "version", lambda name: "9.9")
+    monkeypatch.setattr(fingerprints, "_program", lambda: "9.9")
     assert "another program and weights (" in problems(changed, out)[0][1]
 
 
@@ -438,6 +438,40 @@ def test_what_others_make_meanwhile_is_kept(pipeline: PlainPipeline, tmp_path: P
     summary = run_batch(plan)
     assert ids(summary.made) == ["r0", "r2"] and ids(summary.kept) == ["r1", "r3"]
     assert len(pipeline.calls) == 4
+
+
+RACERS = """
+import os, sys
+import materials.files, ui.fingerprint, ui.jobs
+from functools import partial
+from pathlib import Path
+from tests.ui.conftest import PlainPipeline
+from tests.ui.test_batch import rows
+from ui.batch import plan_batch, run_batch
+
+out, ui.fingerprint.SHIPPED = Path(sys.argv[1]), Path(sys.argv[2])
+materials.files.save_material = partial(materials.files.save_material, previews=False)
+ui.jobs._load = lambda model, device: PlainPipeline()
+plan = plan_batch("m", rows(8), out)
+children = []
+for index in range(3):
+    children.append(os.fork())
+    if children[-1] == 0:
+        summary = run_batch(plan, retries=0)
+        os._exit(len(summary.made) + len(summary.kept) != 8)
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_the_same_batch_three_times_at_once(pipeline: PlainPipeline, tmp_path: Path, shipped: Path) -> None:
+    command = [sys.executable, "-c", RACERS, str(tmp_path / "out"), str(shipped)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    go(rows(8), tmp_path / "whole")
+    assert pixels(tmp_path / "out") == pixels(tmp_path / "whole") and hidden(tmp_path / "out") == []
+    assert [record.status for record in merge(tmp_path / "out")] == ["done"] * 8 and verify(tmp_path / "out") == {}
 
 
 def test_leftovers_are_cleared_when_nobody_else_is_there(pipeline: PlainPipeline, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -13,6 +14,7 @@ import pytest
 from tests.ui.conftest import PlainPipeline, hidden
 from ui import cli
 from ui import fingerprint as fingerprints
+from ui.commands.batch import _device
 from ui.presence import LOCK_FILE
 from ui.results import ROW_FILE
 
@@ -100,6 +102,26 @@ def test_shards_from_the_launcher(
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert batch("m.jsonl", "--shard", "auto", "-q") == 0
     assert capsys.readouterr().out == "out/r2\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "expected"),
+    [
+        (("auto", "auto"), 4, "cuda:1"),  # 5 modulo 4
+        (("auto", "auto"), 1, "cuda:0"),
+        (("auto", "auto"), 0, "auto"),
+        (("auto", "cuda"), 4, "cuda:1"),
+        (("auto", "cpu"), 4, "cpu"),
+        (("1/2", "auto"), 4, "auto"),
+    ],
+)
+def test_processes_on_one_host_take_a_gpu_each(
+    options: tuple[str, str], gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    given = argparse.Namespace(shard=options[0], device=options[1])
+    assert _device(given, {"LOCAL_RANK": "5"}) == expected
+    assert _device(given, {}) == options[1]
 
 
 def test_a_dry_run_writes_nothing(pipeline: PlainPipeline, capsys: pytest.CaptureFixture[str]) -> None:
