@@ -20,7 +20,10 @@ class Bar:
         if self.shown:
             from tqdm import tqdm
 
-            self.bar = tqdm(total=0, unit=self.unit, desc="loading", bar_format=self.form, file=sys.stderr)
+            # the time left by the mean so far: steps come in bursts, between results that are being written
+            self.bar = tqdm(
+                total=0, unit=self.unit, desc="loading", bar_format=self.form, smoothing=0, file=sys.stderr
+            )  # fmt: skip
         return self
 
     def update(self, done: float, total: float, label: str = "zellige") -> None:
