@@ -6,9 +6,11 @@ import argparse
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Any, get_args
+from functools import partial
+from typing import TYPE_CHECKING, get_args
 
 from asd.errors import ZelligeError
+from ui.commands.bar import Bar
 from ui.commands.common import EXIT_DONE, add_loudness, number, set_loudness, whole, write_line
 from ui.request import HeightFormat, LockedMap, Request, Seamless
 
@@ -67,40 +69,15 @@ def run(options: argparse.Namespace) -> int:
     from ui.jobs import run_job
 
     started = time.perf_counter()
-    with _Bar(options) as bar:
-        result = run_job(
-            request, options.out, progress=bar.update, device=options.device, overwrite=options.overwrite
-        )  # fmt: skip
+    with Bar(options, "step") as bar:
+        show = partial(_show, bar)
+        result = run_job(request, options.out, progress=show, device=options.device, overwrite=options.overwrite)
     _print_result(result, options.json, time.perf_counter() - started)
     return EXIT_DONE
 
 
-class _Bar:
-    """The progress of a job on stderr, with the time left; nothing where nobody looks."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.shown = not options.quiet and (options.verbose or sys.stderr.isatty())
-        self.bar: Any = None
-
-    def __enter__(self) -> _Bar:
-        if self.shown:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=0, unit="step", desc="loading", file=sys.stderr)
-        return self
-
-    def update(self, progress: Progress) -> None:
-        if self.bar is None:
-            return
-        if not self.bar.total:
-            # the clock starts here, so that the time left does not count the loading as steps
-            self.bar.reset(total=progress.count * progress.steps)
-            self.bar.set_description("zellige")
-        self.bar.update(progress.sample * progress.steps + progress.step - self.bar.n)
-
-    def __exit__(self, *exc: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
+def _show(bar: Bar, progress: Progress) -> None:
+    bar.update(progress.sample * progress.steps + progress.step, progress.count * progress.steps)
 
 
 def _print_result(result: Result, as_json: bool, seconds: float) -> None:
