@@ -190,8 +190,8 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from ui import cli\n"
-         "cli._material = lambda options: (sys.stdout.write('x' * 10**6), sys.stdout.flush(), 0)[-1]\n"
+        [sys.executable, "-c", "import sys; from ui import cli; from ui.commands import material\n"
+         "material.run = lambda options: (sys.stdout.write('x' * 10**6), sys.stdout.flush(), 0)[-1]\n"
          "sys.exit(cli.main(['material', 'oak']))"],
         cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
