@@ -21,21 +21,13 @@ from numpy.typing import NDArray
 from benchmarks.table import Figure, add_json, finish, table
 from benchmarks.tileability_items import KINDS, Item, items, read_positives
 from benchmarks.tileability_rivals import RIVALS, Score
+from training.curve import auc
 
 Doubles = NDArray[np.float64]
 NEGATIVES = tuple(kind for kind in KINDS if kind not in ("tile", "mirrored"))
 HARD = ("swapped_halves", "hue_seam", "feathered_seam", "lighting")
 """Where the best rival is to be beaten by five points."""
 BINS = 15
-
-
-def auc(bad: Doubles, good: Doubles) -> float:
-    """Probability that a good item scores above a bad one, ties half; NaN where either is missing."""
-    if not len(bad) or not len(good):
-        return float("nan")
-    ordered = np.sort(bad)
-    below, upto = np.searchsorted(ordered, good, "left"), np.searchsorted(ordered, good, "right")
-    return float(((below + upto) / 2).mean() / len(bad))
 
 
 def rates(score: Doubles, truth: NDArray[np.bool_], threshold: float) -> tuple[float, float]:

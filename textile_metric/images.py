@@ -30,10 +30,9 @@ def as_images(img: ImageLike) -> Tensor:
 
     Args:
         img: (3, H, W) or (N, 3, H, W), or one grey channel in place of three: a torch tensor or numpy array of uint8,
-        or
-            of floats in [0, 1] (half, bfloat16, single or double; computed in single). A PIL image or the path of an
-            image file of any mode: grey, palette and CMYK become RGB, 16 bits become floats, and what is transparent
-            lies on mid-grey.
+            or of floats in [0, 1] (half, bfloat16, single or double; computed in single). A PIL image or the path of
+            an image file of any mode: grey, palette and CMYK become RGB, 16 bits become floats, and what is
+            transparent lies on mid-grey.
 
     Raises:
         ValueError: another shape, dtype or range, values that are not finite, a file that is no whole still image.

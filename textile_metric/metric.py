@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from textile_metric.score import Axes, Reduction, tileability
+from textile_metric.score import Axes, Reduction, check_choices, tileability
 from textile_metric.torchvision_guard import guard_torchvision
 from textile_metric.weights import VERSION
 
@@ -45,10 +45,7 @@ class Tileability(Metric):
 
     def __init__(self, axes: Axes = "xy", reduction: Reduction = "mean", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if axes not in get_args(Axes):
-            raise ValueError(f"Expected axes to be x, y or xy, but got {axes!r}.")
-        if reduction not in get_args(Reduction):
-            raise ValueError(f"Expected reduction to be none, mean or sum, but got {reduction!r}.")
+        check_choices(axes, reduction)
         self.axes: Axes = axes
         self.reduction: Reduction = reduction
         if reduction == "none":

@@ -19,19 +19,12 @@ MIN_CELLS = 64
 
 
 class Logits(NamedTuple):
-    """Higher tiles better; 0 is even odds. x and y are (N,); columns (N, W) and rows (N, H) are each one's seam
-    logit."""
+    """x and y (N,): higher tiles better, 0 is even odds. columns (N, W) and rows (N, H): each one's seam logit."""
 
     x: Tensor
     y: Tensor
     columns: Tensor
     rows: Tensor
-
-    @property
-    def both(self) -> Tensor:
-        """(N,): both axes tile. The log-odds of the product of two independent probabilities."""
-        joint = F.logsigmoid(self.x) + F.logsigmoid(self.y)
-        return joint - torch.log1p(-joint.exp().clamp(max=1 - 1e-7))
 
 
 class _Norm(nn.LayerNorm):
@@ -42,14 +35,13 @@ class _Norm(nn.LayerNorm):
 
 
 class _Circular(nn.Conv1d):
-    """Five taps around a circle, `step` positions apart times the layer's own dilation."""
+    """Five taps around a circle."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__(width, width, 5, dilation=dilation)
-        self.step = dilation
 
     def at(self, x: Tensor, octave: int) -> Tensor:
-        apart = self.step * 2**octave
+        apart = self.dilation[0] * 2**octave
         length = x.shape[2]
         around = torch.arange(-2 * apart, length + 2 * apart, device=x.device) % length
         return F.conv1d(x[..., around], self.weight, self.bias, dilation=apart)
@@ -84,8 +76,7 @@ class _Attention(nn.Module):
 
 
 class TileNet(nn.Module):
-    """(N, 3, H, W) in [0, 1] to `Logits`. Exact on the torus: a roll of the image rolls columns and rows, x and y
-    stay."""
+    """(N, 3, H, W) in [0, 1] to `Logits`. On the torus: a roll of the image rolls columns and rows, x and y stay."""
 
     calibration: Tensor
     """Slope and offset that make probabilities of logits, fitted on held-out views."""
@@ -105,10 +96,15 @@ class TileNet(nn.Module):
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
 
     def forward(self, images: Tensor) -> Logits:
-        columns, rows = self.seams(images), self.seams(images.transpose(2, 3))
-        slope, offset = self.calibration
-        x, y = (offset - slope * found.logsumexp(1) for found in (columns, rows))
+        x, columns = self.across(images)
+        y, rows = self.across(images.transpose(2, 3))
         return Logits(x, y, columns, rows)
+
+    def across(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """x and columns of `Logits`; of the transposed images, y and rows."""
+        columns = self.seams(images)
+        slope, offset = self.calibration
+        return offset - slope * columns.logsumexp(1), columns
 
     def seams(self, images: Tensor) -> Tensor:
         """(N, W) seam logits of the columns, the worst over octaves."""

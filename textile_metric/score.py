@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
@@ -10,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from textile_metric.images import ImageLike, as_images
-from textile_metric.network import Logits
 from textile_metric.profile import opponent
 from textile_metric.weights import network
 
@@ -42,17 +42,12 @@ def tileability(img: ImageLike, axes: Axes = "xy", reduction: Reduction = "none"
         >>> bool(tileability(clouds) > 0.5), bool(tileability(clouds[..., :80]) > 0.5)
         (True, False)
     """
-    if axes not in get_args(Axes):
-        raise ValueError(f"Expected axes to be x, y or xy, but got {axes!r}.")
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"Expected reduction to be none, mean or sum, but got {reduction!r}.")
+    check_choices(axes, reduction)
     images = as_images(img)
     with exact(images.device):
         # one by one: a sum's order must not depend on what else is in the batch
-        scores = torch.cat([_score(network(images.device)(image[None]), image, axes) for image in images])
-    if reduction == "none":
-        return scores
-    return scores.mean() if reduction == "mean" else scores.sum()
+        scores = torch.cat([_score(image[None], axes) for image in images])
+    return reduced(scores, reduction)
 
 
 def seam_map(img: ImageLike, axes: Axes = "xy") -> Tensor:
@@ -62,22 +57,44 @@ def seam_map(img: ImageLike, axes: Axes = "xy") -> Tensor:
     weighted along them by the local step: where the two sides happen to agree, it is dark. Arguments and errors are
     those of `tileability`.
     """
-    if axes not in get_args(Axes):
-        raise ValueError(f"Expected axes to be x, y or xy, but got {axes!r}.")
-    images = as_images(img).detach()
+    check_choices(axes)
     maps = []
-    for image in images:
-        columns = _lines(image[None])
-        rows = _lines(image[None].transpose(2, 3)).transpose(2, 3)
-        maps.append({"x": columns, "y": rows, "xy": torch.maximum(columns, rows)}[axes])
+    for image in as_images(img).detach().split(1):
+        found = {axis: _lines(turned) for axis, turned in _turned(image, axes)}
+        if "y" in found:
+            found["y"] = found["y"].transpose(2, 3)
+        maps.append(torch.stack(list(found.values())).amax(0))
     return torch.cat(maps)
 
 
-def _score(logits: Logits, image: Tensor, axes: Axes) -> Tensor:
-    # a probability of one, kept in the graph: an axis of one pixel has nothing to go wrong
-    x = torch.ones_like(logits.x) if image.shape[2] == 1 else logits.x.sigmoid()
-    y = torch.ones_like(logits.y) if image.shape[1] == 1 else logits.y.sigmoid()
-    return {"x": x, "y": y, "xy": x * y}[axes]
+def check_choices(axes: str, reduction: str = "none") -> None:
+    """Raise ValueError unless both are known."""
+    if axes not in get_args(Axes):
+        raise ValueError(f"Expected axes to be x, y or xy, but got {axes!r}.")
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"Expected reduction to be none, mean or sum, but got {reduction!r}.")
+
+
+def reduced(values: Tensor, reduction: Reduction) -> Tensor:
+    """(N,) as it is, or its mean or sum."""
+    if reduction == "none":
+        return values
+    return values.mean() if reduction == "mean" else values.sum()
+
+
+def _turned(images: Tensor, axes: Axes) -> Iterator[tuple[str, Tensor]]:
+    """Each axis asked for, with the images turned so that it runs across columns."""
+    for axis in axes:
+        yield axis, images if axis == "x" else images.transpose(2, 3)
+
+
+def _score(image: Tensor, axes: Axes) -> Tensor:
+    """(1,) of a (1, 3, H, W) image."""
+    score = image.new_ones(1)
+    for _, turned in _turned(image, axes):
+        if turned.shape[3] > 1:  # an axis of one pixel has nothing to go wrong
+            score = score * network(image.device).across(turned)[0].sigmoid()
+    return score
 
 
 def _lines(image: Tensor) -> Tensor:
@@ -86,7 +103,7 @@ def _lines(image: Tensor) -> Tensor:
         return torch.zeros_like(image[:, :1])
     with torch.enable_grad(), exact(image.device):
         watched = image.clone().requires_grad_(True)
-        score = network(image.device)(watched).x
+        score = network(image.device).across(watched)[0]
         (gradient,) = torch.autograd.grad(score.sum(), watched)
     weight = gradient.abs().sum((1, 2))[0]
     middle = weight.median()
@@ -104,8 +121,7 @@ def exact(device: torch.device) -> AbstractContextManager[None]:
 
 
 def tile_loss(images: Tensor, axes: Axes) -> Tensor:
-    """(N,) negative log-odds-free loss -log p of (N, 3, H, W) floats, differentiable to the images."""
+    """(N,) -log p of (N, 3, H, W) floats, summed over the axes; differentiable to the images."""
     with exact(images.device):
-        logits = network(images.device)(images)
-    x, y = -F.logsigmoid(logits.x), -F.logsigmoid(logits.y)
-    return {"x": x, "y": y, "xy": x + y}[axes]
+        each = [-F.logsigmoid(network(images.device).across(turned)[0]) for _, turned in _turned(images, axes)]
+    return torch.stack(each).sum(0)

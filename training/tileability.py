@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from materials.procedural import FAMILIES, sample
 from textile_metric.network import TileNet
 from training.breaks import KINDS, Views, draw
+from training.curve import auc
 from training.images import resize
 from training.loop import Average, Loop, say
 from training.pack import Pack
@@ -218,15 +219,6 @@ def fit(logits: Tensor, truth: Tensor) -> tuple[float, float]:
         optimiser.step(closure)
     slope, offset = parameters.detach().tolist()
     return slope, offset
-
-
-def auc(bad: Tensor, good: Tensor) -> float:
-    """Probability that a good one scores above a bad one, ties half; NaN where either is missing."""
-    if not len(bad) or not len(good):
-        return float("nan")
-    ordered = bad.sort().values
-    below, upto = (torch.searchsorted(ordered, good, right=right).double() for right in (False, True))
-    return float(((below + upto) / 2).mean() / len(bad))
 
 
 def main() -> None:

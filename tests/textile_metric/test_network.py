@@ -82,12 +82,5 @@ def test_repeats_of_a_tile_have_the_seams_of_the_tile(net: TileNet) -> None:
     torch.testing.assert_close(twice, once.repeat(1, 2), rtol=0, atol=1e-3)
 
 
-def test_both_is_the_product_of_the_axes(net: TileNet) -> None:
-    with torch.no_grad():
-        logits = net(torch.rand(5, 3, 64, 64))
-    expected = logits.x.sigmoid() * logits.y.sigmoid()
-    torch.testing.assert_close(logits.both.sigmoid(), expected, rtol=1e-4, atol=1e-6)
-
-
 def test_the_network_is_small(net: TileNet) -> None:
     assert sum(p.numel() for p in net.parameters()) <= 6_000_000

@@ -31,6 +31,14 @@ def test_a_tile_a_crop_and_each_axis() -> None:
     assert torch.equal(tileability(turned, "y"), tileability(crop, "x"))
 
 
+def test_both_is_the_product_of_the_axes() -> None:
+    images = torch.rand(5, 3, 64, 64)
+    with torch.no_grad():
+        logits = weights.network(torch.device("cpu"))(images)
+    expected = logits.x.sigmoid() * logits.y.sigmoid()
+    torch.testing.assert_close(tileability(images), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_swapped_halves_change_nothing() -> None:
     crop = clouds()[:, :, :100]
     for shift in ((0, 50), (48, 0), (5, 17)):
