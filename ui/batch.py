@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
+from materials.atomic import refused, staged
 from ui import jobs, memory
 from ui.estimate import work
 from ui.fingerprint import Weights, find_weights, fingerprint, made_of
 from ui.jobs import Pipeline, Progress, run_job
 from ui.locks import load_locks
 from ui.manifest import ManifestError, Problem, Row
-from ui.output import refused, staged
 from ui.presence import present
 from ui.request import Request
 from ui.results import (

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asd.errors import OutputError, SizeError, ZelligeError
+from materials.atomic import refused, staged
 from ui import memory
 from ui.locks import load_locks
-from ui.output import check_output, free_space, refused, sample_folders, staged
+from ui.output import check_output, free_space, sample_folders
 from ui.request import Request
 
 if TYPE_CHECKING:

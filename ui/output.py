@@ -1,17 +1,17 @@
-"""Result folders that are complete or absent: written beside their place under a hidden name, then renamed."""
+"""Result folders: where they lie, and which of them may be replaced."""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from asd.errors import OutputError
+from materials.atomic import refused
 
 MANIFEST = "material.json"
 """The file that makes a folder a result."""
@@ -37,41 +37,6 @@ def check_output(out: Path, count: int, *, overwrite: bool) -> None:
                           "(--overwrite replaces an earlier result)")  # fmt: skip
     for folder in sample_folders(out, count):
         _check_replaceable(folder)
-
-
-@contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A new hidden folder beside `folder` that takes its place when the block ends without an error.
-
-    Whatever stops the block, the hidden folder is removed, with the parents that were made for it, and `folder` stays
-    as it was. Raises OutputError where the system refuses.
-    """
-    place = folder.resolve()
-    token = f"{os.getpid()}-{secrets.token_hex(4)}"
-    stage = place.with_name(f".{place.name}.{token}.tmp")
-    made: list[Path] = []
-    try:
-        with refused(folder):
-            _make_parents(place.parent, made)
-            stage.mkdir()
-        yield stage
-        with refused(folder):
-            _swap(stage, place, place.with_name(f".{place.name}.{token}.old"))
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        for parent in reversed(made):
-            with suppress(OSError):  # not empty: somebody else's by now
-                parent.rmdir()
-        raise
-
-
-@contextmanager
-def refused(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into an OutputError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"Expected to write {path}, but the system refused: {error.strerror or error}") from error
 
 
 def free_space(path: Path) -> int | None:
@@ -119,24 +84,3 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _strings(item)
-
-
-def _make_parents(folder: Path, made: list[Path]) -> None:
-    """`mkdir -p`, noting in `made` what was not there."""
-    if not folder.exists():
-        _make_parents(folder.parent, made)
-        folder.mkdir(exist_ok=True)
-        made.append(folder)
-
-
-def _swap(stage: Path, place: Path, old: Path) -> None:
-    if not place.exists():
-        stage.rename(place)
-        return
-    place.rename(old)
-    try:
-        stage.rename(place)
-    except BaseException:
-        old.rename(place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

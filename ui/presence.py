@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ui.output import refused
+from materials.atomic import refused
 from ui.results import MANIFEST_FILE, MERGED_FILE
 
 LOCK_FILE = ".batch.lock"

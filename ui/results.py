@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from asd.errors import OutputError, ZelligeError
+from materials.atomic import refused
 from ui.fingerprint import digest
 from ui.manifest import Row, manifest_line, read_manifest
-from ui.output import refused
 from ui.shards import Shard
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from materials.atomic import replacing
+from materials.atomic import refused, replacing, staged
 from materials.export.archive import write_zip
 from materials.export.blender import write_blender
 from materials.export.engines import write_godot, write_unity, write_unreal
@@ -18,7 +18,7 @@ from materials.export.libraries import write_ambientcg, write_polyhaven
 from materials.export.materialx import write_materialx
 from materials.export.sink import Sink, described, digest
 from materials.export.source import Source, name_of
-from materials.export.stage import MANIFEST, check_place, staged
+from materials.export.stage import MANIFEST, check_place
 from materials.export.targets import TARGETS, parse_targets
 from materials.export.usd import write_usd
 from materials.material import Material
@@ -84,7 +84,7 @@ def export_material(
         folder = Path(material)
         found = read_maps(folder, depth_m=depth_m, size_m=size_m, directx=directx)
         source = Source.of(found.to_material(), name or name_of(folder.resolve().name))
-    with staged(out) as stage:
+    with staged(out) as stage, refused(out):
         names = _write_all(source, chosen, stage, zipped)
     return [*(out / name for name in names), out / MANIFEST]
 

@@ -1,13 +1,9 @@
-"""A folder of packs that is complete or absent: made under a hidden name beside its place, then renamed."""
+"""Which folder may become one of packs."""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from materials.errors import OutputError
@@ -39,34 +35,3 @@ def check_place(out: Path, *, overwrite: bool) -> None:
         raise OutputError(f"Expected {out} to hold an earlier export, but it has no {MANIFEST} of one.") from error
     if foreign := [name for name in entries if name not in known]:
         raise OutputError(f"Expected {out} to hold an earlier export and nothing else, but it holds {foreign[0]!r}.")
-
-
-@contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A new hidden folder beside `out` that takes its place when the block ends without an error.
-
-    Whatever stops the block, the hidden folder is removed and `out` stays as it was. Raises OutputError where the
-    system refuses.
-    """
-    place = out.resolve()
-    token = f"{os.getpid()}-{secrets.token_hex(4)}"
-    stage = place.with_name(f".{place.name}.{token}.tmp")
-    old = place.with_name(f".{place.name}.{token}.old")
-    try:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            stage.mkdir()
-            yield stage
-            if place.exists():
-                place.rename(old)
-            try:
-                stage.rename(place)
-            except BaseException:
-                if old.exists():
-                    old.rename(place)
-                raise
-        except OSError as error:
-            raise OutputError(f"Expected to write {out}, but the system refused: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
