@@ -17,6 +17,13 @@ from kernels.gpu import hopper, nvrtc, turing
 HERE = Path(__file__).parent
 
 
+def loaded(source: Path, library: Path, optimise: str) -> ctypes.CDLL:
+    """`source`, which emulates a kernel's block or cluster, compiled for this machine."""
+    flags = ["-std=c++20", optimise, "-w", "-shared", "-fPIC", "-pthread", f"-I{HERE}"]
+    subprocess.run(["g++", *flags, "-o", str(library), str(source)], check=True, timeout=120)
+    return ctypes.CDLL(str(library))
+
+
 @pytest.fixture
 def nvrtc_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if not nvrtc.available():
@@ -96,24 +103,7 @@ def emulated(d: int, is_causal: bool, folder: Path) -> ctypes.CDLL:
     source = folder / "turing.cpp"
     source.write_text(f'#include "emulator.hpp"\n{defines}{text[:first]}{text[after:]}{call}')
     library = folder / "turing.so"
-    subprocess.run(
-        [
-            "g++",
-            "-std=c++20",
-            "-O1",
-            "-w",
-            "-shared",
-            "-fPIC",
-            "-pthread",
-            f"-I{HERE}",
-            "-o",
-            str(library),
-            str(source),
-        ],
-        check=True,
-        timeout=120,
-    )
-    return ctypes.CDLL(str(library))
+    return loaded(source, library, "-O1")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ for the emulated block")
@@ -172,24 +162,7 @@ def emulated_cluster(partial: bool, folder: Path) -> ctypes.CDLL:
         + f'#include "cluster.hpp"\n{kernel}{call}'
     )
     library = folder / "hopper.so"
-    subprocess.run(
-        [
-            "g++",
-            "-std=c++20",
-            "-O2",
-            "-w",
-            "-shared",
-            "-fPIC",
-            "-pthread",
-            f"-I{HERE}",
-            "-o",
-            str(library),
-            str(source),
-        ],
-        check=True,
-        timeout=120,
-    )
-    return ctypes.CDLL(str(library))
+    return loaded(source, library, "-O2")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ for the emulated cluster")
