@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -49,7 +50,9 @@ def linear_attention(
             those of positive features. A row whose sum is exactly 0 is zero.
 
     Returns:
-        (B, H, Nq, Dv) in the dtype of q; differentiable, any number of times, in memory linear in N.
+        (B, H, Nq, Dv) in the dtype of q; differentiable in memory linear in N, any number of times, but once where the
+        Triton kernel takes the call: half precision, as many queries as keys, sizes up to 128, normalize=False, on an
+        Ampere or newer NVIDIA GPU.
 
     Raises:
         TypeError: dtypes, or arguments that aren't tensors.
@@ -64,6 +67,10 @@ def linear_attention(
     rates = _log_decay(decay, q, causal)
     direction: Direction = "forward" if causal else "both"
     if not normalize:
+        if _fused(q, k, v, rates):
+            from .gpu.linear import linear_attention as fused
+
+            return fused(q, k, v, causal=causal, decay=None if rates is None else rates.exp().float())
         return _apply(q, k, v, rates, direction).to(q.dtype)
     # a column of ones among the values becomes the sum of the weights
     made = _apply(q, k, torch.cat([v, v.new_ones(()).expand(*v.shape[:3], 1)], -1), rates, direction)
@@ -114,6 +121,22 @@ def _log_decay(decay: float | Tensor | None, q: Tensor, causal: bool) -> Tensor 
     if not bool(((rates > 0) & (rates <= 1)).all()):
         raise ValueError(f"Expected decay in (0, 1], but got {rates.tolist()}.")
     return rates.log().expand(q.shape[1])
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, rates: Tensor | None) -> bool:
+    """Whether `kernels.gpu.linear` takes the call."""
+    return (
+        q.is_cuda
+        and not torch.version.hip
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and q.shape == k.shape
+        and q.numel() * v.numel() > 0
+        and max(q.shape[3], v.shape[3]) <= 128
+        and (rates is None or float(rates.min()) > -80)  # below, a decay is 0 in float32
+        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+        and find_spec("triton") is not None
+        and not torch.compiler.is_compiling()
+    )
 
 
 def _apply(q: Tensor, k: Tensor, v: Tensor, rates: Tensor | None, direction: Direction) -> Tensor:

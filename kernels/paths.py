@@ -12,6 +12,9 @@ from .call import Call
 ORDER = (
     "kernels.stream:StreamPath",
     "kernels.tiled:WindowPath",
+    "kernels.fused:HopperPath",
+    "kernels.fused:TritonPath",
+    "kernels.fused:TuringPath",
     "kernels.sdpa:SdpaPath",
     "kernels.tiled:TiledPath",
 )

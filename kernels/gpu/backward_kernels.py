@@ -109,20 +109,20 @@ def key_value_kernel(
             p = tl.where(queries[None, :] >= keys[:, None], p, 0.0)
         if VALUES:
             g = row_tile(DOUT, start_m, n_queries, col, stride_gn, stride_gd, BLOCK_M, SLICE, SLICE, True)
+            if P1 > 0:  # read before the first product, as in `product_over_d`
+                tail = row_tile(DOUT, start_m, n_queries, P0, stride_gn, stride_gd, BLOCK_M, P1, D - P0, True)
+                dv1 = tl.dot(p.to(g.dtype), tail, dv1, input_precision="ieee")
             dv0 = tl.dot(p.to(g.dtype), g, dv0, input_precision="ieee")
-            if P1 > 0:
-                g = row_tile(DOUT, start_m, n_queries, P0, stride_gn, stride_gd, BLOCK_M, P1, D - P0, True)
-                dv1 = tl.dot(p.to(g.dtype), g, dv1, input_precision="ieee")
         if KEYS:
             dp = product_over_d(v0, v1, V, DOUT, start_n, start_m, n_keys, n_queries, stride_vn, stride_vd, stride_gn,
                                 stride_gd, BLOCK_N, BLOCK_M, D, P0, P1, CHUNK, True, True)
             delta = tl.load(DELTA + queries, mask=queries < n_queries, other=0.0)
             ds = (p * (dp - delta[None, :])).to(Q.dtype.element_ty)
             q = row_tile(Q, start_m, n_queries, col, stride_qn, stride_qd, BLOCK_M, SLICE, SLICE, True)
-            dk0 = tl.dot(ds, q, dk0, input_precision="ieee")
             if P1 > 0:
-                q = row_tile(Q, start_m, n_queries, P0, stride_qn, stride_qd, BLOCK_M, P1, D - P0, True)
-                dk1 = tl.dot(ds, q, dk1, input_precision="ieee")
+                rest = row_tile(Q, start_m, n_queries, P0, stride_qn, stride_qd, BLOCK_M, P1, D - P0, True)
+                dk1 = tl.dot(ds, rest, dk1, input_precision="ieee")
+            dk0 = tl.dot(ds, q, dk0, input_precision="ieee")
 
     if KEYS:
         DK += tl.cast(head, tl.int64) * n_keys * D
@@ -197,10 +197,10 @@ def query_kernel(
                             stride_vd, BLOCK_M, BLOCK_N, D, P0, P1, CHUNK, True, True)
         ds = (p * (dp - delta[:, None])).to(Q.dtype.element_ty)
         k = row_tile(K, start_n, n_keys, col, stride_kn, stride_kd, BLOCK_N, SLICE, SLICE, True)
-        dq0 = tl.dot(ds, k, dq0, input_precision="ieee")
         if P1 > 0:
-            k = row_tile(K, start_n, n_keys, P0, stride_kn, stride_kd, BLOCK_N, P1, D - P0, True)
-            dq1 = tl.dot(ds, k, dq1, input_precision="ieee")
+            tail = row_tile(K, start_n, n_keys, P0, stride_kn, stride_kd, BLOCK_N, P1, D - P0, True)
+            dq1 = tl.dot(ds, tail, dq1, input_precision="ieee")
+        dq0 = tl.dot(ds, k, dq0, input_precision="ieee")
 
     DQ += tl.cast(head, tl.int64) * n_queries * D
     store_tile(DQ, (dq0 * scale).to(DQ.dtype.element_ty), start_m, n_queries, col, D, 1, BLOCK_M, SLICE, SLICE)

@@ -50,10 +50,14 @@ def product_over_d(a0, a1, A, B, start_a, start_b, limit_a, limit_b, stride_an, 
     re-read."""
     if CHUNK == P0:
         b0 = row_tile(B, start_b, limit_b, 0, stride_bn, stride_bd, BLOCK_B, P0, P0, MASK_B)
-        s = tl.dot(a0, tl.trans(b0), input_precision="ieee")
+        # Both parts are read before the first product: with a read between two products, Triton 3.6 on sm_90 gives the
+        # second tile the shared memory that the first product still reads (wrong tails for D = 40 and 160, H200).
         if P1 > 0:
             b1 = row_tile(B, start_b, limit_b, P0, stride_bn, stride_bd, BLOCK_B, P1, D - P0, MASK_B)
-            s = tl.dot(a1, tl.trans(b1), s, input_precision="ieee")
+            s = tl.dot(a1, tl.trans(b1), input_precision="ieee")
+            s = tl.dot(a0, tl.trans(b0), s, input_precision="ieee")
+        else:
+            s = tl.dot(a0, tl.trans(b0), input_precision="ieee")
     else:
         s = tl.zeros([BLOCK_A, BLOCK_B], tl.float32)
         for col in range(0, P0, CHUNK):
@@ -116,10 +120,10 @@ def attend(acc0, acc1, top, total, q0, q1, Q, K, V, start_m, start_n, n_queries,
                                          MASKED)
     v = row_tile(V, start_n, n_keys, col, stride_vn, stride_vd, BLOCK_N, SLICE, SLICE, MASKED)
     p = p.to(v.dtype)
-    acc0 = tl.dot(p, v, acc0 * factor[:, None], input_precision="ieee")
     if P1 > 0:
-        v = row_tile(V, start_n, n_keys, P0, stride_vn, stride_vd, BLOCK_N, P1, D - P0, MASKED)
-        acc1 = tl.dot(p, v, acc1 * factor[:, None], input_precision="ieee")
+        tail = row_tile(V, start_n, n_keys, P0, stride_vn, stride_vd, BLOCK_N, P1, D - P0, MASKED)
+        acc1 = tl.dot(p, tail, acc1 * factor[:, None], input_precision="ieee")
+    acc0 = tl.dot(p, v, acc0 * factor[:, None], input_precision="ieee")
     return acc0, acc1, top, total
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import triton
+from torch.autograd.function import once_differentiable
 
 from kernels.gpu import tiles
 from kernels.gpu.config import LinearConfig, power_of_two
@@ -99,6 +100,7 @@ class _Causal(torch.autograd.Function):
         return _scan(q, k, v, rate, reverse, strict)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v, rate = ctx.saved_tensors
         grad = grads[0].to(v.dtype)
@@ -119,6 +121,7 @@ class _Bidirectional(torch.autograd.Function):
         return _apply(q, _total(k, v), v.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         grad = grads[0].to(v.dtype)

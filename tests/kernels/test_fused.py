@@ -1,0 +1,46 @@
+"""The GPU kernels as paths: refused with a reason where they can't run, right where they do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels import attention, explain, linear_attention
+from tests.kernels.reference import exact
+
+OURS = ("hopper", "triton", "turing")
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+def test_each_says_why_it_does_not_run_on_a_cpu() -> None:
+    q = torch.randn(1, 1, 64, 512).half()
+    refused = dict(explain(q, q, q).refused)
+    assert {name: refused[name] for name in OURS} == dict.fromkeys(OURS, "it runs on NVIDIA GPUs")
+
+
+@cuda
+@pytest.mark.parametrize(("tokens", "causal"), [(4096, False), (4097, False), (4096, True)])
+def test_heads_of_512_take_our_kernel_and_are_right(tokens: int, causal: bool) -> None:
+    q, k, v = torch.randn(3, 1, 1, tokens, 512, device="cuda", dtype=torch.float16)
+    assert explain(q, k, v, is_causal=causal).path in OURS
+    made = attention(q, k, v, is_causal=causal)
+    right = exact(q.cpu(), k.cpu(), v.cpu(), is_causal=causal)
+    assert float((made.cpu().double() - right).norm() / right.norm()) < 2e-3
+
+
+@cuda
+@pytest.mark.parametrize("change", ["gradient", "float32", "budget", "small"])
+def test_what_ours_were_not_measured_for_goes_elsewhere(change: str) -> None:
+    tokens = 512 if change == "small" else 4096
+    q = torch.randn(1, 1, tokens, 512, device="cuda", dtype=torch.float32 if change == "float32" else torch.float16)
+    q.requires_grad_(change == "gradient")
+    assert explain(q, q, q, budget_bytes=300_000 if change == "budget" else None).path not in OURS[:2]
+
+
+@cuda
+def test_linear_attention_is_the_same_sum_on_both_devices() -> None:
+    q, k, v = torch.rand(3, 1, 2, 700, 64)
+    kwargs = {"causal": True, "decay": 0.99, "normalize": False}
+    here = linear_attention(q, k, v, **kwargs)  # pyright: ignore[reportArgumentType] - a dict of mixed values
+    there = linear_attention(*(t.cuda().bfloat16() for t in (q, k, v)), **kwargs)  # pyright: ignore[reportArgumentType] - as above
+    assert float((there.cpu().float() - here).norm() / here.norm()) < 1e-2
