@@ -131,8 +131,10 @@ def defaults(arch: str, d: int) -> Config:
         return Config(64, 64, 64, 256, 8, 1 if arch == "gfx942" else 2)
     if d >= 128:
         if arch == "gfx1100":
-            return Config(64, 32 if d == 128 else 16, main, main, 8, 1)
-        return Config(64, 32, main, main, 8, 1) if arch == "gfx942" else Config(128, 32, main, main, 8, 2)
+            return Config(64, 32, main, main, 8, 1) if d == 128 else Config(64, 16, 64, main, 8, 1)
+        if arch == "gfx942":
+            return Config(64, 32, main, main, 8, 1)
+        return Config(128 if d == 128 or arch == "sm_90" else 64, 32, main, main, 8, 2)
     if arch == "gfx1100":
         return Config(64, 32, main, main, 4, 1)
     return Config(64, 64, main, main, 4, 1 if arch == "gfx942" else 2)
@@ -252,7 +254,7 @@ def backward_config(arch: str, d: int) -> BackwardConfig:
     arch = known_arch(arch)
     main, _ = head_parts(d)
     if arch.startswith("gfx"):
-        keys = Config(32, 32, min(32, main), min(main, 128), 4 if d <= 80 else 8, 1)
+        keys = Config(32, 32, min(32, main), min(main, 128), 4 if d < 80 else 8, 1)
         return BackwardConfig(keys, keys, d <= 80)
     hopper = arch == "sm_90"
     if d == 512:
