@@ -1,4 +1,4 @@
-"""The network that reads profiles: for every column of a torus, how much it looks like a seam."""
+"""The network that scores: profiles say how much each column of a torus looks like a seam, a judge looks there."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textile_metric.profile import FIGURES, profiles
+from textile_metric.judge import Judge
+from textile_metric.profile import FIGURES, opponent, profiles
 
 WIDTH = 48
 HEADS = 4
-OCTAVES = 1
-"""Resolutions the profile is read at: native, and each next at half of it, while MIN_CELLS are left. The shipped
-weights learned at native resolution: with four octaves their AUC on held-out views falls from 0.924 to 0.915."""
+OCTAVES = 3
+"""Resolutions the profile is read at: native, and each next at half of it, while MIN_CELLS are left."""
 MIN_CELLS = 64
+PATTERNS = 24
+"""Learned figures per column, at native resolution, beside the fixed ones."""
 
 
 class Logits(NamedTuple):
-    """x and y (N,): higher tiles better, 0 is even odds. columns (N, W) and rows (N, H): each one's seam logit."""
+    """x and y (N,): higher tiles better, 0 is even odds. columns (N, W) and rows (N, H): each one's seam logit.
+
+    judged (N, 2): the judge's seam logits of x and y.
+    """
 
     x: Tensor
     y: Tensor
     columns: Tensor
     rows: Tensor
+    judged: Tensor
 
 
 class _Norm(nn.LayerNorm):
@@ -75,15 +81,40 @@ class _Attention(nn.Module):
         return x + self.out(found.reshape(n, width, length))
 
 
+class _Patterns(nn.Module):
+    """(N, 3, H, W) to (N, 2 PATTERNS, W): mean and spread along each column of learned patterns, seven pixels wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, PATTERNS, 3)
+        self.apart = nn.Conv2d(PATTERNS, PATTERNS, 3, dilation=2, groups=PATTERNS)
+        self.mix = nn.Conv2d(PATTERNS, PATTERNS, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.gelu(self.first(_around(opponent(images) * 4, 1)))
+        x = F.gelu(self.mix(self.apart(_around(x, 2))))
+        return torch.cat([x.mean(2), (x.square().mean(2) + 1e-6).log()], 1)
+
+
+def _around(x: Tensor, margin: int) -> Tensor:
+    """`x` with `margin` more rows and columns on each side, from around the torus, which may be smaller than that."""
+    rows = torch.arange(-margin, x.shape[2] + margin, device=x.device) % x.shape[2]
+    columns = torch.arange(-margin, x.shape[3] + margin, device=x.device) % x.shape[3]
+    return x[:, :, rows][..., columns]
+
+
 class TileNet(nn.Module):
     """(N, 3, H, W) in [0, 1] to `Logits`. On the torus: a roll of the image rolls columns and rows, x and y stay."""
 
     calibration: Tensor
-    """Slope and offset that make probabilities of logits, fitted on held-out views."""
+    """Offset, and the weights of the two opinions, that make probabilities of them: fitted on held-out views."""
 
     def __init__(self) -> None:
         super().__init__()
         self.enter = nn.Conv1d(FIGURES, WIDTH, 1)
+        self.patterns = _Patterns()
+        self.learned = nn.Conv1d(2 * PATTERNS, WIDTH, 1)
+        nn.init.zeros_(self.learned.weight)
         self.context = nn.Linear(2 * FIGURES, WIDTH)
         self.blocks = nn.ModuleList(
             [
@@ -93,26 +124,30 @@ class TileNet(nn.Module):
         )  # fmt: skip
         self.leave = nn.Sequential(_Norm(WIDTH), nn.Conv1d(WIDTH, 1, 1))
         nn.init.constant_(self.leave[1].bias, -5.0)  # pyright: ignore[reportArgumentType]  # most columns are no seam
-        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        self.judge = Judge()
+        self.register_buffer("calibration", torch.tensor([0.0, 1.0, 0.5]))
 
-    def forward(self, images: Tensor) -> Logits:
-        x, columns = self.across(images)
-        y, rows = self.across(images.transpose(2, 3))
-        return Logits(x, y, columns, rows)
+    def forward(self, images: Tensor, suspects: Tensor | None = None) -> Logits:
+        """`suspects` (N, 2): the column and row for the judge to look at, by default the worst ones."""
+        columns, rows = self.seams(images), self.seams(images.transpose(2, 3))
+        if suspects is None:
+            suspects = torch.stack([columns.argmax(1), rows.argmax(1)], 1)
+        centred = _centred(_centred(images, suspects[:, 0]).transpose(2, 3), suspects[:, 1]).transpose(2, 3)
+        judged = torch.stack([self.judge(centred), self.judge(centred.transpose(2, 3))], 1)
+        return Logits(self.verdict(columns, judged[:, 0]), self.verdict(rows, judged[:, 1]), columns, rows, judged)
 
-    def across(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """x and columns of `Logits`; of the transposed images, y and rows."""
-        columns = self.seams(images)
-        slope, offset = self.calibration
-        return offset - slope * columns.logsumexp(1), columns
+    def verdict(self, columns: Tensor, judged: Tensor) -> Tensor:
+        """What the columns say together, a seam anywhere being a seam, and what the judge says: evidence adds up."""
+        offset, profiles, judge = self.calibration
+        return offset - profiles * columns.logsumexp(1) - judge * judged
 
     def seams(self, images: Tensor) -> Tensor:
         """(N, W) seam logits of the columns, the worst over octaves."""
         length, height = images.shape[3], images.shape[2]
         octaves = [o for o in range(OCTAVES) if o == 0 or min(length, height) >= MIN_CELLS * 2**o]
-        return torch.stack([self.read(profiles(images, o), o) for o in octaves]).amax(0)
+        return torch.stack([self.read(profiles(images, o), o, images) for o in octaves]).amax(0)
 
-    def read(self, found: Tensor, octave: int = 0) -> Tensor:
+    def read(self, found: Tensor, octave: int, images: Tensor) -> Tensor:
         """(N, FIGURES, W) profiles to (N, W) seam logits."""
         # detached: its gradient would fall on the one column that happens to be in the middle
         middle = found.median(2, keepdim=True).values.detach()
@@ -120,6 +155,15 @@ class TileNet(nn.Module):
         # a grey image has no colour steps at all, where a bare square root has no gradient
         spread = (apart.square().mean(2) + 1e-8).sqrt()
         x = self.enter(apart) + self.context(torch.cat([middle[..., 0], spread], 1))[..., None]
+        if octave == 0:
+            x = x + self.learned(self.patterns(images))
         for block in self.blocks:
             x = block(x, octave)
         return self.leave(x)[:, 0]
+
+
+def _centred(images: Tensor, columns: Tensor) -> Tensor:
+    """(N, 3, H, W), each rolled so that its column of `columns` (N,) is the one right of the middle."""
+    width = images.shape[3]
+    index = (torch.arange(width, device=images.device)[None] + columns[:, None] - width // 2) % width
+    return images.gather(3, index[:, None, None, :].expand_as(images))

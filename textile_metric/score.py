@@ -60,7 +60,9 @@ def seam_map(img: ImageLike, axes: Axes = "xy") -> Tensor:
     check_choices(axes)
     maps = []
     for image in as_images(img).detach().split(1):
-        found = {axis: _lines(turned) for axis, turned in _turned(image, axes)}
+        with torch.no_grad(), exact(image.device):
+            logits = network(image.device)(image)
+        found = {axis: _lines(turned, getattr(logits, axis).sigmoid()) for axis, turned in _turned(image, axes)}
         if "y" in found:
             found["y"] = found["y"].transpose(2, 3)
         maps.append(torch.stack(list(found.values())).amax(0))
@@ -91,26 +93,27 @@ def _turned(images: Tensor, axes: Axes) -> Iterator[tuple[str, Tensor]]:
 def _score(image: Tensor, axes: Axes) -> Tensor:
     """(1,) of a (1, 3, H, W) image."""
     score = image.new_ones(1)
-    for _, turned in _turned(image, axes):
+    logits = network(image.device)(image)
+    for axis, turned in _turned(image, axes):
         if turned.shape[3] > 1:  # an axis of one pixel has nothing to go wrong
-            score = score * network(image.device).across(turned)[0].sigmoid()
+            score = score * (logits.x if axis == "x" else logits.y).sigmoid()
     return score
 
 
-def _lines(image: Tensor) -> Tensor:
+def _lines(image: Tensor, score: Tensor) -> Tensor:
     """(1, 1, H, W): the probability of a seam across columns, on the columns and the texels it comes from."""
     if image.shape[3] == 1:
         return torch.zeros_like(image[:, :1])
     with torch.enable_grad(), exact(image.device):
         watched = image.clone().requires_grad_(True)
-        score = network(image.device).across(watched)[0]
-        (gradient,) = torch.autograd.grad(score.sum(), watched)
+        columns = network(image.device).seams(watched)
+        (gradient,) = torch.autograd.grad(columns.logsumexp(1).sum(), watched)
     weight = gradient.abs().sum((1, 2))[0]
     middle = weight.median()
     line = ((weight - middle) / (weight.max() - middle).clamp_min(1e-12)).clamp(0, 1).square()
     step = opponent(image).diff(dim=3, prepend=opponent(image)[..., -1:]).abs().sum(1, keepdim=True)
     local = torch.maximum(step, step.roll(-1, 3)) / (step.mean(2, keepdim=True) + 1e-3)
-    return (1 - score.detach().sigmoid()) * line * (0.35 + 0.65 * local.clamp(max=1))
+    return (1 - score) * line * (0.35 + 0.65 * local.clamp(max=1))
 
 
 def exact(device: torch.device) -> AbstractContextManager[None]:
@@ -123,5 +126,5 @@ def exact(device: torch.device) -> AbstractContextManager[None]:
 def tile_loss(images: Tensor, axes: Axes) -> Tensor:
     """(N,) -log p of (N, 3, H, W) floats, summed over the axes; differentiable to the images."""
     with exact(images.device):
-        each = [-F.logsigmoid(network(images.device).across(turned)[0]) for _, turned in _turned(images, axes)]
-    return torch.stack(each).sum(0)
+        logits = network(images.device)(images)
+    return torch.stack([-F.logsigmoid(getattr(logits, axis)) for axis in axes]).sum(0)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from textile_metric.network import TileNet
 
 FILE = Path(__file__).with_name("weights") / "tileability.safetensors"
-VERSION = "0.1"
+VERSION = "0.2"
 """Named in every result: scores of different versions don't compare."""
-SHA256 = "820bbaf3c7983f0eb46c4f3626227c77afb9c62c93626227ab3eeea1a2c21ce1"
+SHA256 = "acbef2975b05ed72be0e571f9e943eac1a0d1c90b47f1ec7b49e55422a623566"
 
 
 @functools.lru_cache(maxsize=4)

@@ -37,9 +37,9 @@ def reconstruction(fake: Tensor, real: Tensor, known: Tensor) -> dict[str, Tenso
         "chroma": chroma.abs().mean(),
         "tone": tone,
         "normal": mean(error[:, 3:5].abs() + 2 * error[:, 3:5].square(), slice(3, 5)),
-        "height": mean(error[:, 5:6].abs(), slice(5, 6)),
+        "height": mean(error[:, 5:6].abs() + 2 * error[:, 5:6].square(), slice(5, 6)),
         "gradient": (slope * mask).sum() / (mask.sum() * slope.shape[-1] * slope.shape[-2]).clamp_min(1),
-        "scalars": mean(error[:, 6:8].abs() + error[:, 6:8].square(), slice(6, 8)),
+        "scalars": mean(error[:, 6:8].abs() + 2 * error[:, 6:8].square(), slice(6, 8)),
     }
 
 

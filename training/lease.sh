@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Train on a lent GPU machine whose calls are short: stage data over several calls, train in the background, watch.
 #   stage PATH...           copy files or folders into $STAGE
-#   train AE_MIN UNET_MIN [TILE_MIN]   start tileability, autoencoder, U-Net, one after the other, on all GPUs, each
-#                           for so many minutes; 0 leaves one out (the U-Net then uses the staged vae/)
+#   train AE_MIN UNET_MIN [TILE_MIN]   start tileability (on the first GPU), autoencoder, U-Net (on all), one after the
+#                           other, each for so many minutes; 0 leaves one out (the U-Net then uses the staged vae/)
 #   join NAME               put staged pieces NAME.00, NAME.01, … together as NAME
 #   watch SECONDS           wait, print the logs' ends, copy logs, the sample sheet and the autoencoder to $OUT
 #   pieces FILE FIRST LAST  copy that range of a result's 15 MiB pieces to $OUT
@@ -28,18 +28,32 @@ train)
     cat > "$STAGE/chain.sh" <<CHAIN
 set -e
 cd $STAGE/code
+# One process a GPU, each of which sees its own alone: so all of them compile, and cache, the same kernels.
+spread() {
+    local log=\$1 ranks=(); shift
+    for ((rank = 0; rank < $gpus; rank++)); do
+        CUDA_VISIBLE_DEVICES=\$rank RANK=\$rank WORLD_SIZE=$gpus LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT=29517 \\
+            python3 -m "\$@" >> $STAGE/run/\$log.log 2>&1 &
+        ranks+=(\$!)
+    done
+    for rank in "\${ranks[@]}"; do wait "\$rank"; done
+}
+unet="--packs $STAGE/.pack --text $STAGE/text ${UNET_ARGS:-}"
 if [ "${3:-0}" != 0 ]; then
-    torchrun --standalone --nproc_per_node $gpus -m training.tileability --packs $STAGE/.pack --out $STAGE/run --minutes ${3:-0} \
-        ${TILE_ARGS:-} > $STAGE/run/tile.log 2>&1
+    if [ "$2" != 0 ] && [ -d $STAGE/vae ]; then
+        # beside it, compile for the U-Net to come
+        CUDA_VISIBLE_DEVICES=0 python3 -m training.diffusion \$unet --vae $STAGE/vae --out $STAGE/warm --bank 1500 --max-steps 6 \\
+            --other-shapes 0 --sheet-every 99 > $STAGE/run/warm.log 2>&1 &
+    fi
+    CUDA_VISIBLE_DEVICES=0 python3 -m training.tileability --packs $STAGE/.pack --out $STAGE/run --lite0 $STAGE/lite0.safetensors \\
+        --minutes ${3:-0} ${TILE_ARGS:-} > $STAGE/run/tile.log 2>&1 || true
 fi
 if [ "$1" != 0 ]; then
-    torchrun --standalone --nproc_per_node $gpus -m training.autoencoder --packs $STAGE/.pack --lite0 $STAGE/lite0.safetensors \
-        --out $STAGE/run --minutes $1 ${AE_ARGS:-} > $STAGE/run/ae.log 2>&1
+    spread ae training.autoencoder --packs $STAGE/.pack --lite0 $STAGE/lite0.safetensors --out $STAGE/run --minutes $1 ${AE_ARGS:-}
     rm -rf $STAGE/vae; cp -r $STAGE/run/vae $STAGE/vae
 fi
 if [ "$2" != 0 ]; then
-    torchrun --standalone --nproc_per_node $gpus -m training.diffusion --packs $STAGE/.pack --vae $STAGE/vae --text $STAGE/text \
-        --out $STAGE/run --minutes $2 ${UNET_ARGS:-} > $STAGE/run/unet.log 2>&1
+    spread unet training.diffusion \$unet --vae $STAGE/vae --out $STAGE/run --minutes $2
 fi
 touch $STAGE/run/done
 CHAIN
@@ -51,7 +65,7 @@ watch)
         pgrep -f chain.sh > /dev/null || break
         sleep 1
     done
-    for log in chain tile ae unet; do
+    for log in chain warm tile ae unet; do
         [ -f "$STAGE/run/$log.log" ] && echo "== $log" && tail -n "${LINES_OF_LOG:-12}" "$STAGE/run/$log.log" | cut -c1-600
     done
     nvidia-smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader

@@ -37,6 +37,8 @@ HELD_OUT = 0.1
 BALL = 8 / 255
 NEAR = 1
 """Columns by which a seam may be found beside its place."""
+SIGHT = 0.2
+"""The pretrained layers' learning rate, in that of the rest."""
 PLACED = 0.1
 """Weight of finding the seam in its place, beside the verdict."""
 
@@ -117,7 +119,11 @@ def losses_of(net: TileNet, views: Views) -> tuple[Tensor, Tensor]:
 
     A step of hue in the middle is a second seam, so that hue counts for the verdict alone.
     """
-    logits = net(views.images)
+    # half of the time the judge is shown where the seam is, or it would learn nothing until the profiles find it
+    told = torch.rand(len(views.images), device=views.images.device) < 0.5
+    with torch.no_grad():
+        worst = torch.stack([net.seams(views.images).argmax(1), net.seams(views.images.transpose(2, 3)).argmax(1)], 1)
+    logits = net(views.images, torch.where(told[:, None], views.seams, worst))
     known = views.tiles >= 0
     verdict = F.binary_cross_entropy_with_logits(torch.stack([logits.x, logits.y], 1)[known], views.tiles[known])
     one = (views.kinds != KINDS.index("hue"))[:, None] & (views.tiles == 0)
@@ -130,6 +136,12 @@ def losses_of(net: TileNet, views: Views) -> tuple[Tensor, Tensor]:
     return verdict, missed.mean() if len(missed) else verdict.new_zeros(())
 
 
+def resume(net: TileNet, state: dict[str, Tensor]) -> None:
+    """Take up earlier weights; parts they lack stay as they are. Raises RuntimeError where a shape differs."""
+    missing = net.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
+    say(f"resumed; {len(missing.missing_keys)} new parts, {len(missing.unexpected_keys)} dropped")
+
+
 def train(args: argparse.Namespace) -> None:
     loop = Loop(args.minutes, args.out / "tileability.jsonl", args.max_steps)
     device = loop.device
@@ -139,18 +151,25 @@ def train(args: argparse.Namespace) -> None:
     generator = torch.Generator(device).manual_seed(args.seed * 1000 + loop.rank)
     net = TileNet()
     if args.resume:
-        net.load_state_dict({name: value.float() for name, value in load_file(args.resume).items()})
+        resume(net, load_file(args.resume))
+    if args.lite0:
+        sight = {k: v.float() for k, v in load_file(args.lite0).items() if k in net.judge.eyes.state_dict()}
+        net.judge.eyes.load_state_dict(sight, strict=False)
     net.to(device)
     loop.synchronise(net)
     average = Average(net, 0.999)
     sources = Sources(args.packs, device, each=args.each, seed=args.seed, limit=args.limit)
     say(f"sources ready in {loop.elapsed:.0f} s")
-    optimiser = torch.optim.AdamW(net.parameters(), args.rate, betas=(0.9, 0.98), weight_decay=2e-2)
+    sight = list(net.judge.eyes.parameters())
+    rest = [p for name, p in net.named_parameters() if not name.startswith("judge.eyes.")]
+    # what ImageNet taught is to be turned, not overwritten
+    groups = [{"params": rest, "share": 1.0}, {"params": sight, "share": SIGHT}]
+    optimiser = torch.optim.AdamW(groups, args.rate, betas=(0.9, 0.98), weight_decay=2e-2)
     loop.begin()
     while not loop.done:
         size = rng.choice(SIZES)
         other = size if rng.random() < 0.7 else rng.choice(SIZES)
-        count = max(4, min(4 * args.batch, args.batch * 128 * 128 // (size * other)))
+        count = max(4, min(args.batch, args.batch * 192 * 192 // (size * other)))
         views = sources.draw((size, other), count, generator)
         loss, missed = losses_of(net, views)
         losses = {"clean": loss, "missed": PLACED * missed}
@@ -165,7 +184,7 @@ def train(args: argparse.Namespace) -> None:
         loop.average(net.parameters())
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         for group in optimiser.param_groups:
-            group["lr"] = loop.rate(args.rate, 100, 0.5)
+            group["lr"] = loop.rate(args.rate, 100, 0.5) * group["share"]
         optimiser.step()
         average.update(net)
         loop.tick(200, **losses)
@@ -177,48 +196,56 @@ def train(args: argparse.Namespace) -> None:
 @torch.no_grad()
 def finish(net: TileNet, sources: Sources, out: Path, generator: torch.Generator, batches: int) -> None:
     """Calibrate on held-out views, print their figures by kind, save fp16 weights."""
-    net.eval()
-    logits, tiles, kinds = [], [], []
-    for i in range(batches):
-        size = SIZES[i % len(SIZES)]
-        views = sources.draw((size, size), max(8, 24 * 128 * 128 // size**2), generator, held=True)
-        found = net(views.images)
-        logits.append(torch.stack([found.x, found.y], 1).cpu())
-        tiles.append(views.tiles.cpu())
-        kinds.append(views.kinds.cpu()[:, None].expand(-1, 2))
-    score, truth, kind = torch.cat(logits), torch.cat(tiles), torch.cat(kinds)
-    known = truth >= 0
-    slope, offset = fit(score[known], truth[known])
-    # on top of what a resumed network already carries
-    net.calibration[1] = net.calibration[1] * slope + offset
-    net.calibration[0] = net.calibration[0] * slope
-    good = score[known & (truth == 1)]
-    say(f"held out: AUC {auc(score[known & (truth == 0)], good):.4f}, slope {slope:.3f}, offset {offset:.3f}")
-    for number, name in enumerate(KINDS):
-        bad = score[known & (truth == 0) & (kind == number)]
-        if len(bad):
-            say(f"  {name}: AUC {auc(bad, good):.4f} of {len(bad)}")
+    calibrate(net, sources, generator, batches)
     state = {name: value.half().contiguous().cpu() for name, value in net.state_dict().items()}
     file = out / "tileability.safetensors"
     save_file(state, file)
     say(f"{file}: sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}")
 
 
-def fit(logits: Tensor, truth: Tensor) -> tuple[float, float]:
-    """Slope and offset of the logistic that is likeliest to have given `truth` (Platt, 1999)."""
-    parameters = torch.tensor([1.0, 0.0], requires_grad=True)
-    optimiser = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
+@torch.no_grad()
+def calibrate(net: TileNet, sources: Sources, generator: torch.Generator, batches: int) -> None:
+    """Weigh the two opinions so that they give the probability of held-out views, and print their figures by kind."""
+    net.eval()
+    opinions, tiles, kinds = [], [], []
+    for i in range(batches):
+        size = SIZES[i % len(SIZES)]
+        views = sources.draw((size, size), max(8, 24 * 128 * 128 // size**2), generator, held=True)
+        found = net(views.images)
+        told = torch.stack([found.columns.logsumexp(1), found.rows.logsumexp(1)], 1)
+        opinions.append(torch.stack([-told, -found.judged], 2).cpu())
+        tiles.append(views.tiles.cpu())
+        kinds.append(views.kinds.cpu()[:, None].expand(-1, 2))
+    opinion, truth, kind = torch.cat(opinions), torch.cat(tiles), torch.cat(kinds)
+    known = truth >= 0
+    weights, offset = fit(opinion[known], truth[known])
+    net.calibration.copy_(torch.tensor([offset, *weights]))
+    score = opinion @ torch.tensor(weights) + offset
+    good = score[known & (truth == 1)]
+    bad = score[known & (truth == 0)]
+    say(f"held out: AUC {auc(bad, good):.4f}, weights {weights}, offset {offset:.3f}")
+    for number, name in enumerate(KINDS):
+        bad = score[known & (truth == 0) & (kind == number)]
+        if len(bad):
+            say(f"  {name}: AUC {auc(bad, good):.4f} of {len(bad)}")
+
+
+def fit(features: Tensor, truth: Tensor) -> tuple[list[float], float]:
+    """Weights of (N, K) features and offset of the logistic that is likeliest to have given `truth` (Platt, 1999)."""
+    count = features.shape[1]
+    parameters = torch.cat([torch.ones(count), torch.zeros(1)]).requires_grad_(True)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(logits * parameters[0] + parameters[1], truth)
+        loss = F.binary_cross_entropy_with_logits(features @ parameters[:count] + parameters[count], truth)
         loss.backward()
         return loss
 
     with torch.enable_grad():
         optimiser.step(closure)
-    slope, offset = parameters.detach().tolist()
-    return slope, offset
+    *weights, offset = parameters.detach().tolist()
+    return weights, offset
 
 
 def main() -> None:
@@ -226,9 +253,12 @@ def main() -> None:
     parser.add_argument("--packs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path, help="safetensors file to start from")
+    parser.add_argument("--lite0", type=Path, help="EfficientNet-Lite0 under timm's names, to start the judge from")
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--batch", type=int, default=48, help="views of 128x128; larger ones come in smaller numbers")
+    parser.add_argument(
+        "--batch", type=int, default=48, help="views of 192x192 or smaller; larger ones come in smaller numbers"
+    )
     parser.add_argument("--each", type=int, default=24, help="procedural sources of each family and side")
     parser.add_argument("--attack", type=int, default=5, help="steps of ascent on some non-tiles; 0: none")
     parser.add_argument("--rate", type=float, default=2e-3)

@@ -202,7 +202,7 @@ class Mixture:
 
     def draw(self) -> TrainingBatch:
         half = self.batch // 2
-        self._draw_real(max(1, self.batch // 8))
+        self._draw_real(max(1, self.batch // 12))
         if self.count % 16 == 15:
             self._draw_procedural(min(64, self.capacity))
         self.count += 1

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny
+from textile_metric import judge
 from textile_metric.network import TileNet
 from training import autoencoder, diffusion, tileability
 from training.models import LATENT_CHANNELS, new_unet
@@ -72,6 +73,7 @@ def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_tileability(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tileability, "SIDES", (32, 48))
     monkeypatch.setattr(tileability, "SIZES", (32, 48))
+    monkeypatch.setattr(judge, "SIDE", 64)
     run(
         tileability.main, monkeypatch, packs=packs, out=tmp_path, max_steps=4, batch=4, each=2, attack=2, held_batches=2
     )
@@ -82,11 +84,12 @@ def test_tileability(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert rows[0]["clean"] > 0
 
 
-def test_calibration_finds_the_slope_and_offset_that_made_the_truth() -> None:
-    logits = torch.linspace(-8, 8, 20001)
-    truth = (torch.rand(20001, generator=torch.Generator().manual_seed(0)) < torch.sigmoid(0.5 * logits + 1)).float()
-    slope, offset = tileability.fit(logits, truth)
-    assert abs(slope - 0.5) < 0.03 and abs(offset - 1) < 0.1
+def test_calibration_finds_the_weights_and_offset_that_made_the_truth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(40000, 2, generator=generator) * 3
+    likely = torch.sigmoid(features @ torch.tensor([0.5, 1.5]) + 1)
+    weights, offset = tileability.fit(features, (torch.rand(40000, generator=generator) < likely).float())
+    assert abs(weights[0] - 0.5) < 0.03 and abs(weights[1] - 1.5) < 0.08 and abs(offset - 1) < 0.1
 
 
 def test_area_under_the_curve_by_counting() -> None:
