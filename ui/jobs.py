@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from materials.atomic import refused, staged
 from ui import memory
 from ui.locks import load_locks
 from ui.output import check_output, free_space, sample_folders
-from ui.request import Request
+from ui.request import OWN_SIZE, Request
 
 if TYPE_CHECKING:
     from materials.material import Material
@@ -126,7 +127,7 @@ def run_job(
     """
     out = Path(out)
     check_output(out, request.count, overwrite=overwrite)
-    _check_resources(request, out)
+    _check_resources(sized(request), out)
     locks = load_locks(request)
     samples: list[Sample] = []
     folders = sample_folders(out, request.count)
@@ -159,7 +160,7 @@ def _make(
     from materials.files import save_material
 
     try:
-        material = pipeline(
+        material = _maps(request, pipeline, report) if request.kind == "maps" else pipeline(
             request.prompt,
             size=request.size,
             seamless=request.seamless,
@@ -169,7 +170,7 @@ def _make(
             scale=request.scale,
             lock=locks or None,
             callback=report,
-        )
+        )  # fmt: skip
         with refused(folder):
             save_material(material, stage, request=request.to_dict(), height_format=request.height_format)
     except OutputError as error:
@@ -179,6 +180,26 @@ def _make(
             raise SizeError(f"Expected enough memory for {_pixels(request)}, but it ran out") from error
         raise
     return sorted(file.name for file in stage.iterdir())
+
+
+def _maps(request: Request, pipeline: Pipeline, report: Callable[[int, int], None] | None) -> Material:
+    from materials.estimate import estimate_maps
+
+    size = None if request.size == OWN_SIZE else request.size
+    source: Any = pipeline
+    return estimate_maps(str(request.image), size=size, seamless=request.seamless, model=source, callback=report)
+
+
+def sized(request: Request) -> Request:
+    """The request with the size that the result will have: that of the photo, where none is asked for.
+
+    Raises ZelligeError for a photo that cannot be read.
+    """
+    if request.kind != "maps" or request.size != OWN_SIZE:
+        return request
+    from materials.photo import photo_size
+
+    return dataclasses.replace(request, size=photo_size(str(request.image)))
 
 
 def _reporter(

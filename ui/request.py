@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 
 from asd.errors import SizeError, ZelligeError
 
-Kind = Literal["material"]
+Kind = Literal["material", "maps"]
 Seamless = Literal["none", "x", "y", "xy"]
+SeamlessOrAuto = Literal["auto", "none", "x", "y", "xy"]
 HeightFormat = Literal["png16", "exr"]
 LockedMap = Literal["basecolor", "normal", "height", "roughness", "metallic"]
 
@@ -26,6 +27,11 @@ MAX_SEED = 2**63 - 1
 MAX_COUNT = 10_000
 """Result folders have four digits."""
 
+OWN_SIZE = (0, 0)
+"""The kind's own size: that of the photo for maps, `DEFAULT_SIZE` for a material."""
+DEFAULT_SIZE = (512, 512)
+
+_MATERIAL_ONLY = ("prompt", "seed", "count", "steps", "guidance", "scale", "lock")
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -37,13 +43,16 @@ class Request:
     Raises `asd.errors.ZelligeError` (a `ValueError`) for a value outside its range, `SizeError` for a size.
     """
 
-    prompt: str
-    """1 to `MAX_PROMPT` characters, without control characters."""
+    prompt: str = ""
+    """1 to `MAX_PROMPT` characters, without control characters; none for maps."""
     kind: Kind = "material"
-    size: tuple[int, int] = (512, 512)
+    """"material": from the prompt; "maps": from `image`."""
+    image: str | None = None
+    """Path of the photo that maps are made of."""
+    size: tuple[int, int] = OWN_SIZE
     """(width, height) in pixels."""
-    seamless: Seamless = "xy"
-    """The axes on which the tile repeats without a seam."""
+    seamless: SeamlessOrAuto = "auto"
+    """The axes on which the tile repeats without a seam; "auto" is "xy" for a material, what the photo has for maps."""
     seed: int = 0
     """Seed of the first sample; sample i has seed + i, whatever else the request holds."""
     count: int = 1
@@ -61,9 +70,10 @@ class Request:
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
-        _check_prompt(self.prompt)
-        _check_size(self.size)
-        _check_choice("seamless", self.seamless, get_args(Seamless))
+        if self.kind == "maps":
+            self._check_maps()
+        else:
+            self._check_material()
         _check_choice("height_format", self.height_format, get_args(HeightFormat))
         _check_whole("count", self.count, 1, MAX_COUNT)
         _check_whole("seed", self.seed, 0, MAX_SEED - self.count + 1)
@@ -81,6 +91,28 @@ class Request:
         if names != sorted(set(names)):
             raise ZelligeError(f"Expected lock to name each map once and in order, but got {names}")
 
+    def _check_material(self) -> None:
+        _check_prompt(self.prompt)
+        if self.image is not None:
+            raise ZelligeError(f"Expected image only for kind maps, but got {_short(self.image)}")
+        # frozen: the kind's own values take their places before anybody sees the request
+        if self.size == OWN_SIZE:
+            object.__setattr__(self, "size", DEFAULT_SIZE)
+        if self.seamless == "auto":
+            object.__setattr__(self, "seamless", "xy")
+        _check_size(self.size)
+        _check_choice("seamless", self.seamless, get_args(Seamless))
+
+    def _check_maps(self) -> None:
+        if not (isinstance(self.image, str) and self.image.strip()):
+            raise ZelligeError(f"Expected image to be the path of a photo, but got {_short(self.image)}")
+        if self.size != OWN_SIZE:
+            _check_size(self.size)
+        _check_choice("seamless", self.seamless, get_args(SeamlessOrAuto))
+        for field in dataclasses.fields(self):
+            if field.name in _MATERIAL_ONLY and getattr(self, field.name) != field.default:
+                raise ZelligeError(f"Expected {field.name} only for kind material, but got it for maps")
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
         """Read what `to_dict` writes: `size` as "WxH" (or a pair), `lock` as an object. Unknown keys are errors.
@@ -92,7 +124,7 @@ class Request:
         for key in values:
             if key not in known:
                 raise ZelligeError(f"Expected only the keys {', '.join(known)}, but got {key!r}")
-        if "prompt" not in values:
+        if "prompt" not in values and values.get("kind") != "maps":
             raise ZelligeError(f"Expected the key 'prompt', but got {', '.join(map(str, values)) or 'nothing'}")
         resolved = dict(values)
         if "size" in resolved:
@@ -105,9 +137,13 @@ class Request:
         return cls(**resolved)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values; `from_dict` gives an equal request back."""
+        """The kind's fields as plain JSON values; `from_dict` gives an equal request back."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return values | {"size": f"{self.size[0]}x{self.size[1]}", "lock": dict(self.lock)}
+        values |= {"size": f"{self.size[0]}x{self.size[1]}", "lock": dict(self.lock)}
+        foreign = ("image",) if self.kind == "material" else _MATERIAL_ONLY
+        if self.size == OWN_SIZE:
+            foreign += ("size",)
+        return {name: value for name, value in values.items() if name not in foreign}
 
     def sample(self, index: int) -> Request:
         """The request of one sample alone: the same pixels as sample `index` of this one.
