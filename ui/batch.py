@@ -228,6 +228,7 @@ class _Finder:
         return found
 
     def check(self, request: Request) -> None:
+        request = jobs.sized(request)
         needed = memory.memory_estimate(request.size)
         if self.memory is not None and needed > self.memory:
             there, pixels = memory.human(self.memory), f"{request.size[0]}x{request.size[1]} pixels"

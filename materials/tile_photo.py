@@ -1,0 +1,156 @@
+"""A photo that does not tile to one that does: the border is made anew from the photo's own pixels, the rest is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asd.resample import resample
+from asd.seamless import SeamlessAxes, parse_axes
+from materials.errors import SizeError
+from materials.min_cut import cheapest_paths, closed_path
+
+LEAST_SIDE = 32
+"""Pixels that an axis needs."""
+OVERLAP = (0.06, 0.2)
+"""Least and largest overlap as a share of the side: what the tile is smaller than the photo by."""
+SEARCH_SIDE = 160
+"""Short side at which the period is looked for, before it is made exact to the pixel."""
+GRADIENT = 2.0
+"""Weight of the luma's slopes beside the colours in the cost of a cut."""
+AGREEMENT = 0.3
+"""Weight of the mean cost of the whole overlap beside that of the cut: patterns should repeat at their own period."""
+
+
+@dataclass(frozen=True)
+class TiledPhoto:
+    """A tile made of a photo."""
+
+    image: Tensor
+    """(3, h, w) in [0, 1]; pixel (r, c) lies where the photo's pixel (r, c) lay."""
+    touched: Tensor
+    """(h, w) bool: pixels that were made anew."""
+
+    @property
+    def untouched(self) -> float:
+        """Share of the tile's pixels that are the photo's, in their place."""
+        return 1 - float(self.touched.float().mean())
+
+
+def tile_photo(image: Tensor, axes: SeamlessAxes, *, tiles: SeamlessAxes = "none") -> TiledPhoto:
+    """Make an image (3, H, W) in [0, 1] repeat on `axes`; `tiles` are those on which it does already.
+
+    On each axis both ends of the photo are laid over each other, by as much as fits best, and joined along the
+    cheapest cut (image quilting: Efros & Freeman 2001), closed around the other axis if that wraps. Inside the overlap
+    the colours are then adjusted so that there is no step (Poisson blending: Pérez, Gangnet & Blake 2003, eq. 7). The
+    tile is smaller than the photo by the overlap, a fifth of the side at most; all else stays as it was.
+
+    Raises:
+        SizeError: an axis that is to be made to tile has fewer than LEAST_SIDE pixels.
+    """
+    (want_x, want_y), (has_x, has_y) = parse_axes(axes), parse_axes(tiles)
+    height, width = image.shape[-2:]
+    if (want_x and not has_x and width < LEAST_SIDE) or (want_y and not has_y and height < LEAST_SIDE):
+        raise SizeError(f"Expected a photo of at least {LEAST_SIDE} pixels along an axis that is to tile, "
+                        f"but got {width}x{height}.")  # fmt: skip
+    touched = torch.zeros(height, width, dtype=torch.bool)
+    if want_x and not has_x:
+        image, touched = _joined(image, touched, wrap=has_y)
+    if want_y and not has_y:
+        turned, flipped = _joined(image.transpose(1, 2), touched.T, wrap=want_x)
+        image, touched = turned.transpose(1, 2).contiguous(), flipped.T.contiguous()
+    return TiledPhoto(image, touched)
+
+
+def _joined(image: Tensor, touched: Tensor, *, wrap: bool) -> tuple[Tensor, Tensor]:
+    """Make columns repeat; `wrap`: rows do already, and shall go on."""
+    width = image.shape[2]
+    period = _best_period(image)
+    overlap = width - period
+    right, left = image[:, :, period:], image[:, :, :overlap]
+    cost = _cut_cost(right, left)
+    path = closed_path(cost) if wrap else cheapest_paths(cost[None])[0][0]
+    from_left = torch.arange(overlap) >= path[:, None]
+    strip = _blended(right, left, from_left, wrap=wrap)
+    made = torch.cat([strip.clamp(0, 1), image[:, :, overlap:period]], 2)
+    mark = torch.ones_like(touched[:, :overlap])
+    return made, torch.cat([mark, touched[:, overlap:period]], 1)
+
+
+def _features(image: Tensor) -> Tensor:
+    """(5, H, W): colours, and the luma's slopes."""
+    luma = image.mean(0, keepdim=True)
+    across = torch.nn.functional.pad(luma.diff(dim=2), (0, 1))
+    down = torch.nn.functional.pad(luma.diff(dim=1), (0, 0, 0, 1))
+    return torch.cat([image, GRADIENT * across, GRADIENT * down])
+
+
+def _cut_cost(right: Tensor, left: Tensor) -> Tensor:
+    """(H, W) cost of changing from `right` to `left` before each column; a cut keeps at least one column of each."""
+    error = (_features(right) - _features(left)).square().sum(0)
+    cost = error + torch.nn.functional.pad(error[:, :-1], (1, 0))
+    cost[:, 0] = torch.inf
+    return cost + 1e-8
+
+
+def _best_period(image: Tensor) -> int:
+    """Columns of the tile: where the photo's ends fit over each other best."""
+    width = image.shape[2]
+    factor = min(1.0, SEARCH_SIDE / min(image.shape[1:]))
+    size = max(8, round(image.shape[1] * factor)), max(8, round(width * factor))
+    small = resample(image[None], size, wrap_x=False, wrap_y=False)[0]
+    least, most = (max(2, round(size[1] * share)) for share in OVERLAP)
+    found = _cheapest_overlap(small, range(least, most + 1))
+    if factor == 1:
+        return width - found
+    reach = round(1 / factor) + 1
+    middle, limits = round(found * width / size[1]), [max(2, int(width * share)) for share in OVERLAP]
+    overlaps = range(max(limits[0], middle - reach), min(limits[1], middle + reach) + 1)
+    return width - _cheapest_overlap(image, overlaps)
+
+
+def _cheapest_overlap(image: Tensor, overlaps: range) -> int:
+    """The overlap of both ends whose cut and whose pictures agree best, in cost per pixel."""
+    widest, width = overlaps[-1], image.shape[2]
+    costs = []
+    for overlap in overlaps:
+        cost = _cut_cost(image[:, :, width - overlap :], image[:, :, :overlap])
+        costs.append(torch.nn.functional.pad(cost, (0, widest - overlap), value=torch.inf))
+    stack = torch.stack(costs)
+    cut = cheapest_paths(stack)[1] / image.shape[1]
+    finite = stack.isfinite()
+    whole = torch.where(finite, stack, 0).sum((1, 2)) / finite.sum((1, 2))
+    return overlaps[int((cut + AGREEMENT * whole).argmin())]
+
+
+def _blended(right: Tensor, left: Tensor, from_left: Tensor, *, wrap: bool) -> Tensor:
+    """The composite (3, H, W) with the slopes of its two sources and no step; beside it nothing changes."""
+    made = torch.where(from_left, left, right)
+    force = torch.zeros_like(made)
+    # an edge that crosses the cut should be as steep as it is in both sources on average
+    for dim in (1, 2):
+        ahead, other_right, other_left = (x.roll(-1, dim) for x in (made, right, left))
+        excess = ((other_right - right) + (other_left - left)) / 2 - (ahead - made)
+        crossing = from_left != from_left.roll(-1, dim - 1)
+        excess = torch.where(crossing, excess, 0)
+        if dim == 2 or not wrap:
+            excess.select(dim, excess.shape[dim] - 1).zero_()
+        force += excess - excess.roll(1, dim)
+    return made + _membrane(force, wrap=wrap)
+
+
+def _membrane(force: Tensor, *, wrap: bool) -> Tensor:
+    """u (3, H, W) whose five-point Laplacian is `force`: 0 beyond the first and last column, free or wrapping rows."""
+    rows, columns = force.shape[-2:]
+    work = force.double()
+    if not wrap:
+        work = torch.cat([work, work.flip(1)], 1)
+    step = torch.arange(1, columns + 1, dtype=torch.float64) * (torch.pi / (columns + 1))
+    sine = torch.sin(step[:, None] * torch.arange(1, columns + 1, dtype=torch.float64))
+    spectrum = torch.fft.rfft(work, dim=1) @ sine.to(torch.complex128)
+    turn = 2 * torch.cos(2 * torch.pi * torch.fft.rfftfreq(work.shape[1], dtype=torch.float64)) - 2
+    spectrum = spectrum / (turn[:, None] + (2 * torch.cos(step) - 2)) @ sine.to(torch.complex128)
+    solved = torch.fft.irfft(spectrum, n=work.shape[1], dim=1)[:, :rows]
+    return (solved * (2 / (columns + 1))).to(force.dtype)
