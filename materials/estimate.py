@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from materials.maps import fit_depth, reconcile
 from materials.material import NETWORK_CHANNELS, Material, normal_from_xy
 from materials.photo import read_photo
 from materials.relief import relief
-from textile_metric.seam import seam_ratio
+from materials.tile_photo import tile_photo, tile_score, tiling_axes
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -43,12 +44,34 @@ LEAST_SIDE = 64
 """Shortest side of a canvas that the network gets."""
 TILE = 96
 """Latent cells along a tile: what is in memory at a time."""
-TILES_BELOW = 1.5
-"""Seam ratio up to which an axis of a photo counts as tiling."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A photo that tiles on `axes`."""
+
+    image: Tensor
+    """(3, H, W) in [0, 1], sRGB-encoded."""
+    axes: SeamlessAxes
+    remade: dict[str, float] | None
+    """Of a photo that was made to tile: `score_before` and `score_after` (`textile_metric.tileability` on the axes), and
+    `untouched`, the share of the tile's pixels that are the photo's, in their place."""
+
+
+def prepare_photo(photo: ImageLike, seamless: Axes = "auto") -> Prepared:
+    """Read a photo, and make it tile on the axes of `seamless` on which it does not (`materials.tile_photo`)."""
+    image = read_photo(photo)
+    tiles = tiling_axes(image)
+    axes = tiles if seamless == "auto" else seamless
+    if axes == "none" or all(axis in tiles for axis in axes):
+        return Prepared(image, axes, None)
+    tiled = tile_photo(image, axes, tiles=tiles)
+    scores = {"score_before": tile_score(image, axes), "score_after": tile_score(tiled.image, axes)}
+    return Prepared(tiled.image, axes, {name: round(v, 4) for name, v in (scores | {"untouched": tiled.untouched}).items()})
 
 
 def estimate_maps(
-    photo: ImageLike,
+    photo: ImageLike | Prepared,
     *,
     size: tuple[int, int] | None = None,
     seamless: Axes = "auto",
@@ -59,34 +82,29 @@ def estimate_maps(
     """Infer normal, height, roughness and metalness of a photographed surface; basecolor is the photo itself.
 
     The photo is a view from straight above, evenly lit. On axes that tile nothing tells the network where the border
-    is: rolling the photo rolls the maps. Memory beyond the maps themselves is bounded by a tile.
+    is: rolling the photo rolls the maps. What the network takes in memory is bounded by a tile.
 
     Args:
-        photo: as `materials.photo.read_photo` takes it.
-        size: (width, height) of the maps; by default the photo's own.
-        seamless: the axes on which the maps tile; "auto": those on which the photo does.
+        photo: as `materials.photo.read_photo` takes it, or what `prepare_photo` made of it.
+        size: (width, height) of the maps; by default the photo's own, less what `materials.tile_photo` takes away.
+        seamless: the axes on which the maps tile; "auto": those on which the photo does. An axis on which it does not
+            is made to tile first. Of no effect on a prepared photo.
         model: a loaded pipeline, a diffusers folder or a hub id; None for the weights inside the package.
         device: "auto" or a torch device, for a model that is not loaded yet.
         callback: called as (step, steps) after every pass of the network.
 
     Raises:
-        ZelligeError: SizeError for a size below 1, CheckpointError for a model that does not load, or a photo that
-            cannot be read.
+        ZelligeError: SizeError for a size below 1 or a photo too small to be made to tile, CheckpointError for a model
+            that does not load, or a photo that cannot be read.
     """
-    image = read_photo(photo)[None]
     if size is not None and min(size) < 1:
         raise SizeError(f"Expected a size of at least 1x1 pixels, but got {size[0]}x{size[1]}.")
-    axes = tiling_axes(image[0]) if seamless == "auto" else seamless
+    ready = photo if isinstance(photo, Prepared) else prepare_photo(photo, seamless)
+    image, axes = ready.image[None], ready.axes
     wrap_x, wrap_y = parse_axes(axes)
     if size is not None:
         image = resample(image, (size[1], size[0]), wrap_x=wrap_x, wrap_y=wrap_y).clamp(0, 1)
     return _material(image, infer(image, _autoencoder(model, device), axes, callback), axes)
-
-
-def tiling_axes(image: Tensor) -> SeamlessAxes:
-    """The axes on which an image (3, H, W) in [0, 1] repeats without a seam."""
-    x, y = (float(v) <= TILES_BELOW for v in seam_ratio(image)[0])
-    return "xy" if x and y else "x" if x else "y" if y else "none"
 
 
 def infer(

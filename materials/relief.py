@@ -11,9 +11,9 @@ from asd.seamless import SeamlessAxes, parse_axes
 from materials.material import MIN_NORMAL_Z
 
 LUMA = (0.2126, 0.7152, 0.0722)
-GAINS = (3.2, 1.8, 0.9, 0.75, 0.4, 0.65)
+GAINS = (1.5, 1.0, 0.5, 0.4, 0.2, 0.2)
 """Slope per unit of an octave's own gradient, finest first, at REFERENCE."""
-NETWORK = 0.15
+NETWORK = 0.4
 """Slope per unit of the network's slope."""
 REFERENCE = 512
 """Short side in pixels that GAINS are for; a larger photo has more octaves above them, with the gain of the first."""

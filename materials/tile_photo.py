@@ -11,17 +11,32 @@ from asd.resample import resample
 from asd.seamless import SeamlessAxes, parse_axes
 from materials.errors import SizeError
 from materials.min_cut import cheapest_paths, closed_path
+from textile_metric.score import tileability
+from textile_metric.seam import seam_ratio
 
 LEAST_SIDE = 32
 """Pixels that an axis needs."""
-OVERLAP = (0.06, 0.2)
-"""Least and largest overlap as a share of the side: what the tile is smaller than the photo by."""
+LEAST_OVERLAP = 0.06
+"""As a share of the side; the tile is smaller than the photo by the overlap."""
+LARGEST_OVERLAP = (0.31, 0.2)
+"""The same, for one axis that is made to tile and for two: half of the tile's pixels and more stay untouched."""
+CANDIDATES = 6
+"""Periods that are tried out, the best tile of which is kept."""
+APART = 0.02
+"""Least difference between them, as a share of the side."""
+JUDGED_SIDE = 512
+"""Short side in pixels at which tiles are judged."""
 SEARCH_SIDE = 160
 """Short side at which the period is looked for, before it is made exact to the pixel."""
 GRADIENT = 2.0
 """Weight of the luma's slopes beside the colours in the cost of a cut."""
 AGREEMENT = 0.3
 """Weight of the mean cost of the whole overlap beside that of the cut: patterns should repeat at their own period."""
+
+
+TILES_BELOW = (1.5, 0.05)
+"""Largest seam ratio and least score of an axis that counts as tiling: of 144 axes of textures that tile and 206 of
+crops these take 74 % and 13 %."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +71,57 @@ def tile_photo(image: Tensor, axes: SeamlessAxes, *, tiles: SeamlessAxes = "none
         raise SizeError(f"Expected a photo of at least {LEAST_SIDE} pixels along an axis that is to tile, "
                         f"but got {width}x{height}.")  # fmt: skip
     touched = torch.zeros(height, width, dtype=torch.bool)
+    both = want_x and want_y and not has_x and not has_y
+    largest = LARGEST_OVERLAP[int(both)]
     if want_x and not has_x:
-        image, touched = _joined(image, touched, wrap=has_y)
+        image, touched = _joined(image, touched, largest, wrap=has_y)
     if want_y and not has_y:
-        turned, flipped = _joined(image.transpose(1, 2), touched.T, wrap=want_x)
+        turned, flipped = _joined(image.transpose(1, 2), touched.T, largest, wrap=want_x)
         image, touched = turned.transpose(1, 2).contiguous(), flipped.T.contiguous()
     return TiledPhoto(image, touched)
 
 
-def _joined(image: Tensor, touched: Tensor, *, wrap: bool) -> tuple[Tensor, Tensor]:
+def tiling_axes(image: Tensor) -> SeamlessAxes:
+    """The axes on which an image (3, H, W) in [0, 1] seems to repeat without a seam; an axis of one pixel does."""
+    ratios, (ratio, score) = seam_ratio(image)[0].tolist(), TILES_BELOW
+    x, y = (r <= ratio and tile_score(image, axis) >= score for r, axis in zip(ratios, ("x", "y"), strict=True))
+    return "xy" if x and y else "x" if x else "y" if y else "none"
+
+
+def tile_score(image: Tensor, axes: SeamlessAxes) -> float:
+    """`textile_metric.tileability` of an image (3, H, W), a large one at JUDGED_SIDE; 1 for no axes."""
+    if axes == "none":
+        return 1.0
+    factor = min(1.0, JUDGED_SIDE / min(image.shape[1:]))
+    size = round(image.shape[1] * factor), round(image.shape[2] * factor)
+    wrap_x, wrap_y = parse_axes(axes)
+    return float(tileability(resample(image[None], size, wrap_x=wrap_x, wrap_y=wrap_y).clamp(0, 1), axes))
+
+
+def _joined(image: Tensor, touched: Tensor, largest: float, *, wrap: bool) -> tuple[Tensor, Tensor]:
     """Make columns repeat; `wrap`: rows do already, and shall go on."""
-    width = image.shape[2]
-    period = _best_period(image)
-    overlap = width - period
+    made = [_overlaid(image, overlap, wrap=wrap) for overlap in _best_overlaps(image, largest)]
+    best = made[0] if len(made) == 1 else max(made, key=_judged)
+    overlap = image.shape[2] - best.shape[2]
+    touched = touched[:, : best.shape[2]].clone()
+    touched[:, :overlap] = True
+    return best, touched
+
+
+def _judged(image: Tensor) -> float:
+    """The probability that columns repeat without a seam."""
+    return tile_score(image, "x")
+
+
+def _overlaid(image: Tensor, overlap: int, *, wrap: bool) -> Tensor:
+    """Both ends of the rows laid over each other by `overlap` columns."""
+    period = image.shape[2] - overlap
     right, left = image[:, :, period:], image[:, :, :overlap]
     cost = _cut_cost(right, left)
     path = closed_path(cost) if wrap else cheapest_paths(cost[None])[0][0]
     from_left = torch.arange(overlap) >= path[:, None]
     strip = _blended(right, left, from_left, wrap=wrap)
-    made = torch.cat([strip.clamp(0, 1), image[:, :, overlap:period]], 2)
-    mark = torch.ones_like(touched[:, :overlap])
-    return made, torch.cat([mark, touched[:, overlap:period]], 1)
+    return torch.cat([strip.clamp(0, 1), image[:, :, overlap:period]], 2)
 
 
 def _features(image: Tensor) -> Tensor:
@@ -95,24 +140,31 @@ def _cut_cost(right: Tensor, left: Tensor) -> Tensor:
     return cost + 1e-8
 
 
-def _best_period(image: Tensor) -> int:
-    """Columns of the tile: where the photo's ends fit over each other best."""
+def _best_overlaps(image: Tensor, largest: float) -> list[int]:
+    """The overlaps in columns at which the photo's ends fit over each other best, best first."""
     width = image.shape[2]
     factor = min(1.0, SEARCH_SIDE / min(image.shape[1:]))
     size = max(8, round(image.shape[1] * factor)), max(8, round(width * factor))
     small = resample(image[None], size, wrap_x=False, wrap_y=False)[0]
-    least, most = (max(2, round(size[1] * share)) for share in OVERLAP)
-    found = _cheapest_overlap(small, range(least, most + 1))
+    coarse = range(max(2, round(size[1] * LEAST_OVERLAP)), int(size[1] * largest) + 1)
+    cost = _overlap_costs(small, coarse)
+    found: list[int] = []
+    for place in cost.argsort().tolist():
+        if len(found) < CANDIDATES and all(abs(coarse[place] - other) > APART * size[1] for other in found):
+            found.append(coarse[place])
     if factor == 1:
-        return width - found
-    reach = round(1 / factor) + 1
-    middle, limits = round(found * width / size[1]), [max(2, int(width * share)) for share in OVERLAP]
-    overlaps = range(max(limits[0], middle - reach), min(limits[1], middle + reach) + 1)
-    return width - _cheapest_overlap(image, overlaps)
+        return found
+    reach, limits = round(1 / factor) + 1, (max(2, int(width * LEAST_OVERLAP)), int(width * largest))
+    exact = []
+    for overlap in found:
+        middle = round(overlap * width / size[1])
+        fine = range(max(limits[0], middle - reach), min(limits[1], middle + reach) + 1)
+        exact.append(fine[int(_overlap_costs(image, fine).argmin())])
+    return list(dict.fromkeys(exact))
 
 
-def _cheapest_overlap(image: Tensor, overlaps: range) -> int:
-    """The overlap of both ends whose cut and whose pictures agree best, in cost per pixel."""
+def _overlap_costs(image: Tensor, overlaps: range) -> Tensor:
+    """Cost per pixel of each overlap of both ends: of its cut, and of all of it."""
     widest, width = overlaps[-1], image.shape[2]
     costs = []
     for overlap in overlaps:
@@ -121,8 +173,7 @@ def _cheapest_overlap(image: Tensor, overlaps: range) -> int:
     stack = torch.stack(costs)
     cut = cheapest_paths(stack)[1] / image.shape[1]
     finite = stack.isfinite()
-    whole = torch.where(finite, stack, 0).sum((1, 2)) / finite.sum((1, 2))
-    return overlaps[int((cut + AGREEMENT * whole).argmin())]
+    return cut + AGREEMENT * torch.where(finite, stack, 0).sum((1, 2)) / finite.sum((1, 2))
 
 
 def _blended(right: Tensor, left: Tensor, from_left: Tensor, *, wrap: bool) -> Tensor:

@@ -160,19 +160,25 @@ def _make(
     from materials.files import save_material
 
     try:
-        material = _maps(request, pipeline, report) if request.kind == "maps" else pipeline(
-            request.prompt,
-            size=request.size,
-            seamless=request.seamless,
-            seed=request.seed,
-            steps=request.steps,
-            guidance=request.guidance,
-            scale=request.scale,
-            lock=locks or None,
-            callback=report,
-        )  # fmt: skip
+        extra: dict[str, Any] = {}
+        if request.kind == "maps":
+            material, extra = _maps(request, pipeline, report)
+        else:
+            material = pipeline(
+                request.prompt,
+                size=request.size,
+                seamless=request.seamless,
+                seed=request.seed,
+                steps=request.steps,
+                guidance=request.guidance,
+                scale=request.scale,
+                lock=locks or None,
+                callback=report,
+            )
         with refused(folder):
-            save_material(material, stage, request=request.to_dict(), height_format=request.height_format)
+            save_material(
+                material, stage, request=request.to_dict(), extra=extra, height_format=request.height_format
+            )
     except OutputError as error:
         raise OutputError(str(error).replace(str(stage), str(folder))) from error
     except (MemoryError, RuntimeError) as error:
@@ -182,12 +188,16 @@ def _make(
     return sorted(file.name for file in stage.iterdir())
 
 
-def _maps(request: Request, pipeline: Pipeline, report: Callable[[int, int], None] | None) -> Material:
-    from materials.estimate import estimate_maps
+def _maps(
+    request: Request, pipeline: Any, report: Callable[[int, int], None] | None
+) -> tuple[Material, dict[str, Any]]:
+    """The maps of a photo, and what `material.json` says beside them."""
+    from materials.estimate import estimate_maps, prepare_photo
 
+    ready = prepare_photo(str(request.image), request.seamless)
     size = None if request.size == OWN_SIZE else request.size
-    source: Any = pipeline
-    return estimate_maps(str(request.image), size=size, seamless=request.seamless, model=source, callback=report)
+    material = estimate_maps(ready, size=size, model=pipeline, callback=report)
+    return material, {} if ready.remade is None else {"remade": ready.remade}
 
 
 def sized(request: Request) -> Request:
