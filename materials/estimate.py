@@ -54,8 +54,8 @@ class Prepared:
     """(3, H, W) in [0, 1], sRGB-encoded."""
     axes: SeamlessAxes
     remade: dict[str, float] | None
-    """Of a photo that was made to tile: `score_before` and `score_after` (`textile_metric.tileability` on the axes), and
-    `untouched`, the share of the tile's pixels that are the photo's, in their place."""
+    """Of a photo that was made to tile: `score_before` and `score_after` (`tile_score` on the axes), and `untouched`,
+    the share of the tile's pixels that are the photo's, in their place."""
 
 
 def prepare_photo(photo: ImageLike, seamless: Axes = "auto") -> Prepared:
@@ -66,8 +66,9 @@ def prepare_photo(photo: ImageLike, seamless: Axes = "auto") -> Prepared:
     if axes == "none" or all(axis in tiles for axis in axes):
         return Prepared(image, axes, None)
     tiled = tile_photo(image, axes, tiles=tiles)
-    scores = {"score_before": tile_score(image, axes), "score_after": tile_score(tiled.image, axes)}
-    return Prepared(tiled.image, axes, {name: round(v, 4) for name, v in (scores | {"untouched": tiled.untouched}).items()})
+    before, after = (round(tile_score(each, axes), 4) for each in (image, tiled.image))
+    told = {"score_before": before, "score_after": after, "untouched": round(tiled.untouched, 4)}
+    return Prepared(tiled.image, axes, told)
 
 
 def estimate_maps(

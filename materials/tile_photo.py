@@ -1,4 +1,4 @@
-"""A photo that does not tile to one that does: the border is made anew from the photo's own pixels, the rest is kept."""
+"""A photo that does not tile to one that does: its borders are made anew from its own pixels, the rest is kept."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ class TiledPhoto:
     """(3, h, w) in [0, 1]; pixel (r, c) lies where the photo's pixel (r, c) lay."""
     touched: Tensor
     """(h, w) bool: pixels that were made anew."""
+    cut_x: Tensor | None = None
+    """(h,) int64, for each row the first column after the cut along which left and right were joined, if they were."""
+    cut_y: Tensor | None = None
+    """(w,) int64, for each column the first row after the cut along which top and bottom were joined, if they were."""
 
     @property
     def untouched(self) -> float:
@@ -73,12 +77,14 @@ def tile_photo(image: Tensor, axes: SeamlessAxes, *, tiles: SeamlessAxes = "none
     touched = torch.zeros(height, width, dtype=torch.bool)
     both = want_x and want_y and not has_x and not has_y
     largest = LARGEST_OVERLAP[int(both)]
+    cut_x = cut_y = None
     if want_x and not has_x:
-        image, touched = _joined(image, touched, largest, wrap=has_y)
+        image, touched, cut_x = _joined(image, touched, largest, wrap=has_y)
     if want_y and not has_y:
-        turned, flipped = _joined(image.transpose(1, 2), touched.T, largest, wrap=want_x)
+        turned, flipped, cut_y = _joined(image.transpose(1, 2), touched.T, largest, wrap=want_x)
         image, touched = turned.transpose(1, 2).contiguous(), flipped.T.contiguous()
-    return TiledPhoto(image, touched)
+        cut_x = None if cut_x is None else cut_x[: image.shape[1]]
+    return TiledPhoto(image, touched, cut_x, cut_y)
 
 
 def tiling_axes(image: Tensor) -> SeamlessAxes:
@@ -98,30 +104,25 @@ def tile_score(image: Tensor, axes: SeamlessAxes) -> float:
     return float(tileability(resample(image[None], size, wrap_x=wrap_x, wrap_y=wrap_y).clamp(0, 1), axes))
 
 
-def _joined(image: Tensor, touched: Tensor, largest: float, *, wrap: bool) -> tuple[Tensor, Tensor]:
+def _joined(image: Tensor, touched: Tensor, largest: float, *, wrap: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Make columns repeat; `wrap`: rows do already, and shall go on."""
     made = [_overlaid(image, overlap, wrap=wrap) for overlap in _best_overlaps(image, largest)]
-    best = made[0] if len(made) == 1 else max(made, key=_judged)
+    best, path = made[0] if len(made) == 1 else max(made, key=lambda each: tile_score(each[0], "x"))
     overlap = image.shape[2] - best.shape[2]
     touched = touched[:, : best.shape[2]].clone()
     touched[:, :overlap] = True
-    return best, touched
+    return best, touched, path
 
 
-def _judged(image: Tensor) -> float:
-    """The probability that columns repeat without a seam."""
-    return tile_score(image, "x")
-
-
-def _overlaid(image: Tensor, overlap: int, *, wrap: bool) -> Tensor:
-    """Both ends of the rows laid over each other by `overlap` columns."""
+def _overlaid(image: Tensor, overlap: int, *, wrap: bool) -> tuple[Tensor, Tensor]:
+    """Both ends of the rows laid over each other by `overlap` columns, and the cut."""
     period = image.shape[2] - overlap
     right, left = image[:, :, period:], image[:, :, :overlap]
     cost = _cut_cost(right, left)
     path = closed_path(cost) if wrap else cheapest_paths(cost[None])[0][0]
     from_left = torch.arange(overlap) >= path[:, None]
     strip = _blended(right, left, from_left, wrap=wrap)
-    return torch.cat([strip.clamp(0, 1), image[:, :, overlap:period]], 2)
+    return torch.cat([strip.clamp(0, 1), image[:, :, overlap:period]], 2), path
 
 
 def _features(image: Tensor) -> Tensor:

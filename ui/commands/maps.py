@@ -14,8 +14,8 @@ from ui.request import HeightFormat, Request, SeamlessOrAuto
 
 HELP = "make the maps of a material from a photo"
 DESCRIPTION = (
-    "Infer normal, height, roughness, metallic and ao maps from a photo of a surface, taken from straight above in even "
-    "light; basecolor is the photo. Writes the folder that zellige material writes. Prints one line per file."
+    "Infer normal, height, roughness, metallic and ao maps from a photo of a surface, taken from straight above in "
+    "even light; basecolor is the photo. Writes the folder that zellige material writes. Prints one line per file."
 )
 EPILOG = "Exit codes: 0 done, 2 bad input, 130 interrupted."
 
