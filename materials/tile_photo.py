@@ -22,12 +22,16 @@ LARGEST_OVERLAP = (0.31, 0.2)
 """The same, for one axis that is made to tile and for two: half of the tile's pixels and more stay untouched."""
 CANDIDATES = 6
 """Periods that are tried out, the best tile of which is kept."""
+CLEAR = 0.1
+"""Difference of two scores that counts."""
 APART = 0.02
 """Least difference between them, as a share of the side."""
 JUDGED_SIDE = 512
 """Short side in pixels at which tiles are judged."""
 SEARCH_SIDE = 160
-"""Short side at which the period is looked for, before it is made exact to the pixel."""
+"""Short side in pixels at which the period is looked for."""
+REFINEMENT = 4
+"""By how much finer each step is on the way to the photo's own pixels."""
 GRADIENT = 2.0
 """Weight of the luma's slopes beside the colours in the cost of a cut."""
 AGREEMENT = 0.3
@@ -106,11 +110,9 @@ def tile_score(image: Tensor, axes: SeamlessAxes) -> float:
 
 def _joined(image: Tensor, touched: Tensor, largest: float, *, wrap: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Make columns repeat; `wrap`: rows do already, and shall go on."""
-    made = [_overlaid(image, overlap, wrap=wrap) for overlap in _best_overlaps(image, largest)]
-    best, path = made[0] if len(made) == 1 else max(made, key=lambda each: tile_score(each[0], "x"))
-    overlap = image.shape[2] - best.shape[2]
+    best, path = _overlaid(image, _best_overlap(image, largest, wrap=wrap), wrap=wrap)
     touched = touched[:, : best.shape[2]].clone()
-    touched[:, :overlap] = True
+    touched[:, : image.shape[2] - best.shape[2]] = True
     return best, touched, path
 
 
@@ -141,27 +143,46 @@ def _cut_cost(right: Tensor, left: Tensor) -> Tensor:
     return cost + 1e-8
 
 
-def _best_overlaps(image: Tensor, largest: float) -> list[int]:
-    """The overlaps in columns at which the photo's ends fit over each other best, best first."""
+def _best_overlap(image: Tensor, largest: float, *, wrap: bool) -> int:
+    """The overlap in columns at which the photo's ends fit over each other best: coarse to fine, to the pixel."""
+    short, columns = min(image.shape[1:]), image.shape[2]
+    shares: list[float] = []
+    side = SEARCH_SIDE
+    while True:
+        level = image if side >= short else _shrunk(image, side / short)
+        width = level.shape[2]
+        limits = range(max(2, round(width * LEAST_OVERLAP)), int(width * largest) + 1)
+        shares = _refined(level, limits, [share * width for share in shares])
+        if (level is image or side > SEARCH_SIDE) and len(shares) > 1:
+            tiles = [_overlaid(level, round(share * width), wrap=wrap)[0] for share in shares]
+            scores = [tile_score(tile, "x") for tile in tiles]
+            # the cheapest comes first, and is left only for one that is clearly better
+            shares = [next(share for share, score in zip(shares, scores, strict=True) if score >= max(scores) - CLEAR)]
+        if level is image:
+            return round(shares[0] * columns)
+        side *= REFINEMENT
+
+
+def _refined(image: Tensor, limits: range, near: list[float]) -> list[float]:
+    """Overlaps as shares of the width: the cheapest ones that lie apart, or the cheapest near each of those given."""
     width = image.shape[2]
-    factor = min(1.0, SEARCH_SIDE / min(image.shape[1:]))
-    size = max(8, round(image.shape[1] * factor)), max(8, round(width * factor))
-    small = resample(image[None], size, wrap_x=False, wrap_y=False)[0]
-    coarse = range(max(2, round(size[1] * LEAST_OVERLAP)), int(size[1] * largest) + 1)
-    cost = _overlap_costs(small, coarse)
-    found: list[int] = []
-    for place in cost.argsort().tolist():
-        if len(found) < CANDIDATES and all(abs(coarse[place] - other) > APART * size[1] for other in found):
-            found.append(coarse[place])
-    if factor == 1:
-        return found
-    reach, limits = round(1 / factor) + 1, (max(2, int(width * LEAST_OVERLAP)), int(width * largest))
-    exact = []
-    for overlap in found:
-        middle = round(overlap * width / size[1])
-        fine = range(max(limits[0], middle - reach), min(limits[1], middle + reach) + 1)
-        exact.append(fine[int(_overlap_costs(image, fine).argmin())])
-    return list(dict.fromkeys(exact))
+    if not near:
+        cost, found = _overlap_costs(image, limits), list[int]()
+        for place in cost.argsort().tolist():
+            if len(found) < CANDIDATES and all(abs(limits[place] - other) > APART * width for other in found):
+                found.append(limits[place])
+        return [overlap / width for overlap in found]
+    out = []
+    for middle in near:
+        around = range(round(middle) - REFINEMENT - 1, round(middle) + REFINEMENT + 2)
+        fine = range(max(limits[0], around[0]), min(limits[-1], around[-1]) + 1)
+        out.append(fine[int(_overlap_costs(image, fine).argmin())] / width)
+    return out
+
+
+def _shrunk(image: Tensor, factor: float) -> Tensor:
+    size = max(8, round(image.shape[1] * factor)), max(8, round(image.shape[2] * factor))
+    return resample(image[None], size, wrap_x=False, wrap_y=False)[0]
 
 
 def _overlap_costs(image: Tensor, overlaps: range) -> Tensor:

@@ -228,8 +228,7 @@ class _Finder:
         return found
 
     def check(self, request: Request) -> None:
-        request = jobs.sized(request)
-        needed = memory.memory_estimate(request.size)
+        needed, request = jobs.memory_needed(request), jobs.sized(request)
         if self.memory is not None and needed > self.memory:
             there, pixels = memory.human(self.memory), f"{request.size[0]}x{request.size[1]} pixels"
             raise SizeError(f"Expected a size that fits the {there} of free memory, "

@@ -127,7 +127,7 @@ def run_job(
     """
     out = Path(out)
     check_output(out, request.count, overwrite=overwrite)
-    _check_resources(sized(request), out)
+    _check_resources(request, out)
     locks = load_locks(request)
     samples: list[Sample] = []
     folders = sample_folders(out, request.count)
@@ -239,8 +239,17 @@ def _check_device(device: str) -> None:
         raise ZelligeError(f"Expected device to be auto, cpu, cuda or mps, but {device!r} fails: {reason}") from error
 
 
+def memory_needed(request: Request) -> int:
+    """Peak resident bytes of one sample, estimated. Raises ZelligeError for a photo that cannot be read."""
+    if request.kind != "maps":
+        return memory.memory_estimate(request.size)
+    from materials.photo import photo_size
+
+    return memory.maps_memory_estimate(photo_size(str(request.image)), sized(request).size)
+
+
 def _check_resources(request: Request, out: Path) -> None:
-    needed, there = memory.memory_estimate(request.size), memory.available_memory()
+    needed, there, request = memory_needed(request), memory.available_memory(), sized(request)
     if there is not None and needed > there:
         raise SizeError(f"Expected a size that fits the {memory.human(there)} of free memory, "
                         f"but {_pixels(request)} takes about {memory.human(needed)}")  # fmt: skip

@@ -129,6 +129,7 @@ class Request:
         resolved = dict(values)
         if "size" in resolved:
             resolved["size"] = parse_size(resolved["size"])
+            _check_size(resolved["size"])  # here, since OWN_SIZE is what no text asks for
         if "lock" in resolved:
             lock = resolved["lock"]
             if not isinstance(lock, Mapping):

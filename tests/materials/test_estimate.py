@@ -117,5 +117,5 @@ def test_the_shipped_weights_make_rough_stone_of_a_grey_photo(tmp_path: Path) ->
     Image.fromarray(grey).save(tmp_path / "stone.png")
     made = estimate_maps(tmp_path / "stone.png", device="cpu")
     assert made.size == (96, 96)
-    assert float(made.metallic.mean()) < 0.5 < float(made.roughness.mean()) + 0.2
+    assert float(made.metallic.mean()) < 0.5 and float(made.roughness.mean()) > 0.3
     assert 0 < made.depth_m < 1

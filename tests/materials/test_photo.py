@@ -54,7 +54,7 @@ def test_every_mode_has_a_result(mode: str) -> None:
         image = image.convert(mode)
     made = read_photo(image)
     assert made.shape == (3, 6, 9) and made.dtype == torch.float32
-    assert 0 <= float(made.min()) and float(made.max()) <= 1
+    assert float(made.min()) >= 0 and float(made.max()) <= 1
 
 
 def test_a_colour_profile_is_converted_and_a_broken_one_is_srgb(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_crops_tile_afterwards_and_most_pixels_stay(axes: str) -> None:
     assert tiled.untouched >= 0.5
     kept = ~tiled.touched
     assert torch.equal(tiled.image[:, kept], crop[:, :height, :width][:, kept])
-    assert 0 <= float(tiled.image.min()) and float(tiled.image.max()) <= 1
+    assert float(tiled.image.min()) >= 0 and float(tiled.image.max()) <= 1
 
 
 def test_the_cut_shows_no_step() -> None:
@@ -76,10 +76,12 @@ def test_the_cut_shows_no_step() -> None:
     assert float(steps.gather(1, tiled.cut_x[:, None]).mean()) < 1.2 * float(steps.mean())
 
 
-def test_a_period_of_the_pattern_is_found() -> None:
-    stripes = (torch.arange(200) % 25 < 5).float().expand(3, 120, 200) * 0.8 + 0.1
-    crop = (stripes + 0.02 * clouds(120, 200)).clamp(0, 1)[:, :, :190].contiguous()
-    assert tile_photo(crop, "x").image.shape[2] % 25 == 0
+@pytest.mark.parametrize(("height", "period"), [(120, 25), (200, 53), (700, 97)])
+def test_a_period_of_the_pattern_is_found_at_every_size(height: int, period: int) -> None:
+    width = 8 * period
+    stripes = (torch.arange(width) % period < period // 5).float().expand(3, height, width) * 0.8 + 0.1
+    crop = (stripes + 0.02 * clouds(height, width)).clamp(0, 1)[:, :, : width - period // 3].contiguous()
+    assert tile_photo(crop, "x").image.shape[2] % period == 0
 
 
 def test_an_axis_that_tiles_stays_as_it_is() -> None:
