@@ -14,6 +14,7 @@ from typing import Any
 import materials
 from asd.errors import CheckpointError, ZelligeError
 from ui.request import Request
+from ui.sources import image_files
 
 SHIPPED = Path(materials.__file__).with_name("weights")
 """The model of a request that names none."""
@@ -70,7 +71,9 @@ def made_of(request: Request, weights: Weights) -> dict[str, Any]:
     if "lock" in asked:
         asked["lock"] = {name: _content(f"locked {name}", value) for name, value in request.lock}
     if request.image is not None:
-        asked["image"] = _file_content("photo", request.image)
+        asked["image"] = [_file_content("photo", str(file)) for file in image_files(request.image)]
+    if request.mask is not None:
+        asked["mask"] = _file_content("mask", request.mask)
     return {"program": _program(), "weights": weights.version, **asked}
 
 

@@ -15,6 +15,7 @@ from ui import memory
 from ui.locks import load_locks
 from ui.output import check_output, free_space, sample_folders
 from ui.request import OWN_SIZE, Request
+from ui.sources import load_variation
 
 if TYPE_CHECKING:
     from materials.material import Material
@@ -39,6 +40,7 @@ class Pipeline(Protocol):
         scale: float | None,
         lock: Mapping[str, Any] | None,
         callback: Callable[[int, int], None] | None,
+        **variation: Any,
     ) -> Material: ...
 
 
@@ -129,6 +131,7 @@ def run_job(
     check_output(out, request.count, overwrite=overwrite)
     _check_resources(request, out)
     locks = load_locks(request)
+    variation = load_variation(request) if request.kind == "material" else {}
     samples: list[Sample] = []
     folders = sample_folders(out, request.count)
     try:
@@ -138,7 +141,7 @@ def run_job(
                 if pipeline is None:
                     pipeline = _load(request.model, device)
                 report = _reporter(progress, index, request.count)
-                names = _make(request.sample(index), stage, folder, pipeline, locks, report)
+                names = _make(request.sample(index), stage, folder, pipeline, locks, variation, report)
             files = tuple(folder / name for name in names)
             samples.append(Sample(index=index, seed=request.seed + index, folder=folder, files=files))
             log.info("wrote %s", folder)
@@ -154,6 +157,7 @@ def _make(
     folder: Path,
     pipeline: Pipeline,
     locks: Mapping[str, Any],
+    variation: Mapping[str, Any],
     report: Callable[[int, int], None] | None,
 ) -> list[str]:
     """Generate one sample into `stage`; the sorted names of its files. Errors name `folder`, the place to be."""
@@ -174,6 +178,7 @@ def _make(
                 scale=request.scale,
                 lock=locks or None,
                 callback=report,
+                **variation,
             )
         with refused(folder):
             save_material(

@@ -31,7 +31,10 @@ OWN_SIZE = (0, 0)
 """The kind's own size: that of the photo for maps, `DEFAULT_SIZE` for a material."""
 DEFAULT_SIZE = (512, 512)
 
-_MATERIAL_ONLY = ("prompt", "seed", "count", "steps", "guidance", "scale", "lock")
+DEFAULT_AMOUNT = 0.3
+"""Of the way to the neighbour's noise."""
+_VARIATION = ("image", "strength", "mask", "vary", "amount")
+_MATERIAL_ONLY = ("prompt", "seed", "count", "steps", "guidance", "scale", "lock", *_VARIATION[1:])
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -48,7 +51,15 @@ class Request:
     kind: Kind = "material"
     """"material": from the prompt; "maps": from `image`."""
     image: str | None = None
-    """Path of the photo that maps are made of."""
+    """Path of the photo that maps are made of; of the photo or the material's folder that a material varies."""
+    strength: float | None = None
+    """How much of the image is made anew, 0 to 1; None is the pipeline's own default."""
+    mask: str | None = None
+    """Path of an image of the result's size, white where the image is made anew; all else is kept."""
+    vary: int | None = None
+    """Seed of a neighbour, towards whose noise that of every sample goes, by `amount`."""
+    amount: float | None = None
+    """How far, from 0 (the sample's own) to 1 (the neighbour's); `DEFAULT_AMOUNT` by default."""
     size: tuple[int, int] = OWN_SIZE
     """(width, height) in pixels."""
     seamless: SeamlessOrAuto = "auto"
@@ -93,8 +104,7 @@ class Request:
 
     def _check_material(self) -> None:
         _check_prompt(self.prompt)
-        if self.image is not None:
-            raise ZelligeError(f"Expected image only for kind maps, but got {_short(self.image)}")
+        self._check_variation()
         # frozen: the kind's own values take their places before anybody sees the request
         if self.size == OWN_SIZE:
             object.__setattr__(self, "size", DEFAULT_SIZE)
@@ -103,9 +113,23 @@ class Request:
         _check_size(self.size)
         _check_choice("seamless", self.seamless, get_args(Seamless))
 
+    def _check_variation(self) -> None:
+        for name, what in (("image", "a photo or a material's folder"), ("mask", "an image")):
+            if getattr(self, name) is not None:
+                _check_path(name, getattr(self, name), what)
+        for name, needed in (("strength", "image"), ("mask", "image"), ("amount", "vary")):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise ZelligeError(f"Expected {name} beside {needed}, but got {name} alone")
+        for name in ("strength", "amount"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 0.0, 1.0)
+        if self.vary is not None:
+            _check_whole("vary", self.vary, 0, MAX_SEED)
+            if self.amount is None:
+                object.__setattr__(self, "amount", DEFAULT_AMOUNT)
+
     def _check_maps(self) -> None:
-        if not (isinstance(self.image, str) and self.image.strip()):
-            raise ZelligeError(f"Expected image to be the path of a photo, but got {_short(self.image)}")
+        _check_path("image", self.image, "a photo")
         if self.size != OWN_SIZE:
             _check_size(self.size)
         _check_choice("seamless", self.seamless, get_args(SeamlessOrAuto))
@@ -141,9 +165,10 @@ class Request:
         """The kind's fields as plain JSON values; `from_dict` gives an equal request back."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values |= {"size": f"{self.size[0]}x{self.size[1]}", "lock": dict(self.lock)}
-        foreign = ("image",) if self.kind == "material" else _MATERIAL_ONLY
-        if self.size == OWN_SIZE:
-            foreign += ("size",)
+        if self.kind == "material":
+            foreign = tuple(name for name in _VARIATION if values[name] is None)
+        else:
+            foreign = _MATERIAL_ONLY if self.size != OWN_SIZE else (*_MATERIAL_ONLY, "size")
         return {name: value for name, value in values.items() if name not in foreign}
 
     def sample(self, index: int) -> Request:
@@ -171,6 +196,11 @@ def parse_size(value: object) -> tuple[int, int]:
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ZelligeError(f"Expected {name} to be {' or '.join(choices)}, but got {_short(value)}")
+
+
+def _check_path(name: str, value: object, what: str) -> None:
+    if not (isinstance(value, str) and value.strip()):
+        raise ZelligeError(f"Expected {name} to be the path of {what}, but got {_short(value)}")
 
 
 def _check_prompt(prompt: object) -> None:

@@ -25,11 +25,12 @@ FULL = {
 
 
 MAPS = {"kind": "maps", "image": "photo.jpg"}
+VARIED = FULL | {"image": "wall", "strength": 0.5, "mask": "mask.png", "vary": 8, "amount": 0.25}
 FULL_MAPS = MAPS | {"size": "7x5", "seamless": "xy", "model": "some/folder", "height_format": "exr"}
 
 
 @pytest.mark.parametrize(
-    "values", [FULL, {"prompt": "x"}, {"prompt": "x", "size": [3, 4], "lock": {}}, MAPS, FULL_MAPS]
+    "values", [FULL, {"prompt": "x"}, {"prompt": "x", "size": [3, 4], "lock": {}}, VARIED, MAPS, FULL_MAPS]
 )
 def test_dict_round_trip_through_json(values: dict[str, object]) -> None:
     request = Request.from_dict(values)
@@ -40,6 +41,7 @@ def test_dict_round_trip_through_json(values: dict[str, object]) -> None:
 
 def test_to_dict_of_a_full_request_is_what_was_given() -> None:
     assert Request.from_dict(FULL).to_dict() == FULL
+    assert Request.from_dict(VARIED).to_dict() == VARIED
     assert Request.from_dict(FULL_MAPS).to_dict() == FULL_MAPS
 
 
@@ -59,6 +61,7 @@ def test_each_kind_has_its_own_defaults() -> None:
         ({"prompt": "oak"}, "prompt only for kind material"),
         ({"seed": 1}, "seed only for kind material"),
         ({"lock": {"roughness": 1}}, "lock only for kind material"),
+        ({"strength": 0.5}, "strength only for kind material"),
         ({"count": 2}, "count only for kind material"),
         ({"seamless": "yx"}, "seamless to be auto or none or x or y or xy, but got 'yx'"),
         ({"size": "0x0"}, "both sides of size"),
@@ -88,7 +91,15 @@ def test_order_of_locks_is_no_difference() -> None:
         ({"prompt": "a\udcffb"}, "plain text"),
         ({"prompt": 3}, "text, but got 3"),
         ({"kind": "sketch"}, "kind to be material or maps"),
-        ({"image": "photo.jpg"}, "image only for kind maps"),
+        ({"image": ""}, "image to be the path of a photo or a material's folder, but got ''"),
+        ({"image": 3}, "image to be the path"),
+        ({"strength": 0.5}, "strength beside image, but got strength alone"),
+        ({"mask": "m.png"}, "mask beside image, but got mask alone"),
+        ({"amount": 0.5}, "amount beside vary, but got amount alone"),
+        ({"image": "a.png", "strength": 1.5}, "strength to be a number from 0 to 1, but got 1.5"),
+        ({"image": "a.png", "mask": 1}, "mask to be the path of an image, but got 1"),
+        ({"vary": -1}, "vary to be a whole number from 0"),
+        ({"vary": 1, "amount": "x"}, "amount to be a number from 0 to 1"),
         ({"size": "0x0"}, "both sides of size"),
         ({"seamless": "yx"}, "seamless to be none or x or y or xy, but got 'yx'"),
         ({"seamless": True}, "seamless"),
