@@ -240,13 +240,18 @@ class MaterialPipeline(DiffusionPipeline):
         return made[0] if single else made
 
     def _base(self, variation: Variation, seamless: SeamlessAxes) -> Material:
-        """The material that a mask keeps parts of."""
-        if isinstance(variation.image, Material):
-            return replace(variation.image, seamless=seamless)
+        """The material that a mask keeps parts of; it tiles on the axes asked for on which it did before."""
         from materials.estimate import Prepared, estimate_maps
+        from materials.tile_photo import tiling_axes
 
-        assert variation.image is not None  # a mask has one
-        return estimate_maps(Prepared(variation.image, seamless, None), model=self)
+        image = variation.image
+        if image is None:
+            raise ZelligeError("Expected an image beside a mask, but got none.")
+        had = image.seamless if isinstance(image, Material) else tiling_axes(image)
+        axes: Any = "".join(axis for axis in "xy" if axis in had and axis in seamless) or "none"
+        if isinstance(image, Material):
+            return replace(image, seamless=axes)
+        return estimate_maps(Prepared(image, axes, None), model=self)
 
     @property
     def stride(self) -> int:
