@@ -15,7 +15,7 @@ from asd.resample import resample
 from asd.seamless import SeamlessAxes, parse_axes
 from materials.errors import SizeError
 from materials.maps import fit_depth, reconcile
-from materials.material import NETWORK_CHANNELS, Material, normal_from_xy
+from materials.material import MISSING, NETWORK_CHANNELS, Material, normal_from_xy
 from materials.photo import read_photo
 from materials.relief import relief
 from materials.tile_photo import tile_photo, tile_score, tiling_axes
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Axes = Literal["auto", "none", "x", "y", "xy"]
 
-MISSING = -2.0
-"""Value of an input channel that the encoder is not given; it then infers that map."""
 SCALES = (512,)
 """Short sides in pixels at which the network reads the photo, never above its own; what it says is averaged."""
 SHORT_M = 2.0

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, overload
 
@@ -25,7 +24,17 @@ from materials.maps import fit_depth, height_from_normal, normal_from_height, re
 from materials.material import CHANNELS, MAPS, Material, normal_from_xy
 from materials.prompt import PromptEmbedding, encode_prompts
 from materials.quiet import quiet_loading
-from materials.variation import Variation, begin, free_cells, known_latents, noised, pasted, start_noise, variation_of
+from materials.variation import (
+    Variation,
+    begin,
+    free_cells,
+    kept_material,
+    known_latents,
+    noised,
+    pasted,
+    start_noise,
+    variation_of,
+)
 from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()
@@ -235,23 +244,9 @@ class MaterialPipeline(DiffusionPipeline):
             for m, s in zip(maps, seeds, strict=True)
         ]
         if variation.mask is not None:
-            base = self._base(variation, seamless)
+            base = kept_material(variation, seamless, self)
             made = [pasted(each, base, variation.mask) for each in made]
         return made[0] if single else made
-
-    def _base(self, variation: Variation, seamless: SeamlessAxes) -> Material:
-        """The material that a mask keeps parts of; it tiles on the axes asked for on which it did before."""
-        from materials.estimate import Prepared, estimate_maps
-        from materials.tile_photo import tiling_axes
-
-        image = variation.image
-        if image is None:
-            raise ZelligeError("Expected an image beside a mask, but got none.")
-        had = image.seamless if isinstance(image, Material) else tiling_axes(image)
-        axes: Any = "".join(axis for axis in "xy" if axis in had and axis in seamless) or "none"
-        if isinstance(image, Material):
-            return replace(image, seamless=axes)
-        return estimate_maps(Prepared(image, axes, None), model=self)
 
     @property
     def stride(self) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,10 +15,11 @@ from asd.resample import resample
 from asd.seamless import SeamlessAxes, parse_axes
 from materials.errors import SizeError, ZelligeError
 from materials.maps import normal_from_height
-from materials.material import Material
+from materials.material import MISSING, Material
 
-MISSING = -2.0
-"""Value of an input channel that the encoder is not given; it then infers that map."""
+if TYPE_CHECKING:
+    from materials.pipeline import MaterialPipeline
+
 STRENGTH, MASKED_STRENGTH = 0.6, 1.0
 """Noise level that an image is taken to, and one of which a region is made anew."""
 FINEST = 64
@@ -70,6 +71,8 @@ def variation_of(
         if value is not None and not 0 <= value <= 1:
             raise ZelligeError(f"Expected {name} from 0 to 1, but got {value:g}.")
     shape = (size[1], size[0])
+    if isinstance(image, Tensor):
+        _check_image(image)
     if image is not None:
         image = _at_size(image, shape, axes, exact=mask is not None)
     if mask is not None:
@@ -84,23 +87,26 @@ def variation_of(
 
 
 def _at_size(image: Material | Tensor, shape: tuple[int, int], axes: SeamlessAxes, *, exact: bool) -> Material | Tensor:
-    found = (image.size[1], image.size[0]) if isinstance(image, Material) else tuple(image.shape[1:])
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
-            raise ZelligeError(f"Expected an image of shape (3, H, W), but got {tuple(image.shape)}.")
-        low, high = (float(v) for v in torch.aminmax(image))
-        if not (low >= 0 and high <= 1):  # also true for NaN
-            raise ZelligeError(f"Expected an image in [0, 1], but got {low:.4g} to {high:.4g}.")
+    rows, columns = image.size[::-1] if isinstance(image, Material) else image.shape[1:]
+    found = (rows, columns)
     if found == shape:
         return image
     if exact:
         wanted, got = (f"{columns}x{rows}" for rows, columns in (shape, found))
         raise SizeError(f"Expected an image of the result's {wanted} pixels beside a mask, but got {got}.")
     wrap_x, wrap_y = parse_axes(axes)
-    if isinstance(image, Tensor):
-        return resample(image[None], shape, wrap_x=wrap_x, wrap_y=wrap_y)[0].clamp(0, 1)
-    maps = resample(image.to_network()[None], shape, wrap_x=wrap_x, wrap_y=wrap_y)[0]
-    return Material.from_network(maps, depth_m=image.depth_m, size_m=image.size_m, seamless=image.seamless)
+    if isinstance(image, Material):
+        maps = resample(image.to_network()[None], shape, wrap_x=wrap_x, wrap_y=wrap_y)[0]
+        return Material.from_network(maps, depth_m=image.depth_m, size_m=image.size_m, seamless=image.seamless)
+    return resample(image[None], shape, wrap_x=wrap_x, wrap_y=wrap_y)[0].clamp(0, 1)
+
+
+def _check_image(image: Tensor) -> None:
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise ZelligeError(f"Expected an image of shape (3, H, W), but got {tuple(image.shape)}.")
+    low, high = (float(v) for v in torch.aminmax(image))
+    if not (low >= 0 and high <= 1):  # also true for NaN
+        raise ZelligeError(f"Expected an image in [0, 1], but got {low:.4g} to {high:.4g}.")
 
 
 def start_noise(shape: Sequence[int], seed: int, variation: Variation) -> Tensor:
@@ -176,6 +182,21 @@ def feather(mask: Tensor, axes: SeamlessAxes) -> Tensor:
             beside = torch.minimum(inside.index_select(dim, ahead), inside.index_select(dim, behind))
             inside = torch.minimum(inside, beside)
     return (total / FEATHER)[0]
+
+
+def kept_material(variation: Variation, axes: SeamlessAxes, model: MaterialPipeline) -> Material:
+    """The material that a mask keeps parts of; it tiles on those of `axes` on which it did before."""
+    from materials.estimate import Prepared, estimate_maps
+    from materials.tile_photo import tiling_axes
+
+    image = variation.image
+    if image is None:
+        raise ZelligeError("Expected an image beside a mask, but got none.")
+    had = image.seamless if isinstance(image, Material) else tiling_axes(image)
+    both: Any = "".join(axis for axis in "xy" if axis in had and axis in axes) or "none"
+    if isinstance(image, Material):
+        return replace(image, seamless=both)
+    return estimate_maps(Prepared(image, both, None), model=model)
 
 
 def pasted(made: Material, base: Material, mask: Tensor) -> Material:
