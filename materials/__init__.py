@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from materials.check import check_material
+    from materials.estimate import estimate_maps
     from materials.export import export_material
     from materials.files import load_material, save_material
     from materials.material import Material
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from materials.rendering import render
 
 __all__ = [
-    "Material", "MaterialPipeline", "check_material", "export_material", "load_material", "render", "save_material",
+    "Material", "MaterialPipeline", "check_material", "estimate_maps", "export_material", "load_material", "render",
+    "save_material",
 ]  # fmt: skip
 
 _HOMES = {
     "Material": "materials.material",
     "MaterialPipeline": "materials.pipeline",
     "check_material": "materials.check",
+    "estimate_maps": "materials.estimate",
     "export_material": "materials.export",
     "load_material": "materials.files",
     "render": "materials.rendering",

@@ -21,6 +21,9 @@ CHANNELS = {"basecolor": 3, "normal": 3, "height": 1, "roughness": 1, "metallic"
 NETWORK_CHANNELS = 8
 """Basecolor 3, normal X and Y, height, roughness, metallic."""
 
+MISSING = -2.0
+"""Value of an input channel that the encoder is not given, outside of [-1, 1]; it then infers that map."""
+
 MIN_NORMAL_Z = 1 / 64
 """Smallest Z that a decoded normal gets: glTF asks for blue above 0.5, and 8 bits must still show it."""
 

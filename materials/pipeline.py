@@ -24,6 +24,17 @@ from materials.maps import fit_depth, height_from_normal, normal_from_height, re
 from materials.material import CHANNELS, MAPS, Material, normal_from_xy
 from materials.prompt import PromptEmbedding, encode_prompts
 from materials.quiet import quiet_loading
+from materials.variation import (
+    Variation,
+    begin,
+    free_cells,
+    kept_material,
+    known_latents,
+    noised,
+    pasted,
+    start_noise,
+    variation_of,
+)
 from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()
@@ -58,6 +69,11 @@ class Options(TypedDict, total=False):
     scale: float | None
     lock: Mapping[str, float | Tensor] | None
     grain: float | None
+    image: Material | Tensor | None
+    strength: float | None
+    mask: Tensor | None
+    neighbour: int | None
+    amount: float | None
     callback: Callable[[int, int], None] | None
 
 
@@ -158,6 +174,11 @@ class MaterialPipeline(DiffusionPipeline):
         scale: float | None = None,
         lock: Mapping[str, float | Tensor] | None = None,
         grain: float | None = None,
+        image: Material | Tensor | None = None,
+        strength: float | None = None,
+        mask: Tensor | None = None,
+        neighbour: int | None = None,
+        amount: float | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Material | list[Material]:
         """Make one material, or one for each prompt of a list.
@@ -173,6 +194,11 @@ class MaterialPipeline(DiffusionPipeline):
                 fits `size`. Canvases larger than that show more of the material, not larger features.
             lock: maps to keep: a number in [0, 1], or a tensor (C, H, W) in the map's range.
             grain: strength of the fine grain added to basecolor (`materials.grain`), 1 by default; 0 leaves it out.
+            image: a material, or a basecolor (3, H, W) in [0, 1], to make a variation of (`materials.variation`).
+            strength: how much of it is made anew, from 0 to 1; 0.6 by default, and 1 with a mask.
+            mask: (1, H, W), above 0.5 where the material is made anew; all else keeps its values exactly.
+            neighbour: a seed; the noise is `amount` of the way from the seed's to its.
+            amount: from 0 to 1.
             callback: called as (step, steps) after every step.
 
         Raises:
@@ -198,19 +224,28 @@ class MaterialPipeline(DiffusionPipeline):
         wrap_x, wrap_y = parse_axes(seamless)
         canvas = torus_size(size, multiple=FACTOR * self.stride, least_area=BASE_TEXELS**2, least_side=96)
         locks = _checked_locks(lock or {}, size)
+        variation = variation_of(image, strength, mask, neighbour, amount, size, seamless)
         if scale is None:
             scale = math.log2(min(canvas) / BASE_TEXELS)
         elif not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
             raise ZelligeError(f"Expected scale from {SCALE_RANGE[0]:g} to {SCALE_RANGE[1]:g}, but got {scale:g}.")
         scale = min(SCALE_RANGE[1], max(SCALE_RANGE[0], scale))
         with Seamless([self.unet, self.vae], seamless):
-            z = self.denoise(prompts, seeds, canvas, seamless, steps, guidance, scale, callback)
+            z = self.denoise(prompts, seeds, canvas, seamless, steps, guidance, scale, callback, variation)
             maps = torch.cat([self.decode(latent[None]) for latent in z])
         maps = resample(maps, (size[1], size[0]), wrap_x=wrap_x, wrap_y=wrap_y).clamp(-1, 1)
         texel_m = BASE_METRES / (BASE_TEXELS * 2**scale) * min(canvas) / min(size)
         size_m = (size[0] * texel_m, size[1] * texel_m)
-        strength = GRAIN if grain is None else grain
-        made = [_consistent(m, size_m, seamless, locks, s, strength) for m, s in zip(maps, seeds, strict=True)]
+        if isinstance(image, Material):
+            size_m = image.size_m
+        grain = GRAIN if grain is None else grain
+        made = [
+            _consistent(m, size_m, seamless, locks, s, grain, placed=variation.placed)
+            for m, s in zip(maps, seeds, strict=True)
+        ]
+        if variation.mask is not None:
+            base = kept_material(variation, seamless, self)
+            made = [pasted(each, base, variation.mask) for each in made]
         return made[0] if single else made
 
     @property
@@ -229,6 +264,7 @@ class MaterialPipeline(DiffusionPipeline):
         guidance: float,
         scale: float,
         callback: Callable[[int, int], None] | None = None,
+        variation: Variation = Variation(),  # noqa: B008 - frozen
     ) -> Tensor:
         """Latents (N, C, canvas height / 8, canvas width / 8) on the pipeline's device; call it inside `Seamless`."""
         device, dtype, n = self.unet.device, self.unet.dtype, len(prompts)
@@ -236,12 +272,13 @@ class MaterialPipeline(DiffusionPipeline):
             # A CPU gains nothing from a batch, and one by one a sample is the same to the bit in any company.
             def one(i: int) -> Tensor:
                 report = None if callback is None else lambda k, of, tell=callback: tell(i * of + k, n * of)
-                return self.denoise([prompts[i]], [seeds[i]], canvas, seamless, steps, guidance, scale, report)
+                one_of = ([prompts[i]], [seeds[i]], canvas, seamless, steps, guidance, scale)
+                return self.denoise(*one_of, report, variation)
 
             return torch.cat([one(i) for i in range(n)])
         shape = (int(self.unet.config["in_channels"]), canvas[1] // FACTOR, canvas[0] // FACTOR)
         # One generator a sample, on the CPU: neither the batch nor the device changes the noise.
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+        noise = torch.stack([start_noise(shape, s, variation) for s in seeds]).to(device)
         text = [encode_prompts(self.tokenizer, self.text_encoder, [p]) for p in prompts]
         empty = encode_prompts(self.tokenizer, self.text_encoder, [""])
         tokens, mask, pooled = _stacked([*text, *([empty] * n)])
@@ -252,9 +289,13 @@ class MaterialPipeline(DiffusionPipeline):
         with warnings.catch_warnings():
             # diffusers' DPMSolverMultistepScheduler hands numpy 2 a tensor.
             warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-            scheduler.set_timesteps(steps, device=device)
-        x = torch.stack(noise).to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
-        for i, t in enumerate(scheduler.timesteps):
+            first = begin(scheduler, steps, variation.strength, device)
+        x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+        known = known_latents(self.vae, variation, canvas, seamless)
+        free = None if known is None else free_cells(variation, known)
+        if known is not None:
+            x = noised(known, noise, float(scheduler.sigmas[first]))
+        for i, t in enumerate(scheduler.timesteps[first:]):
             guided = guidance != 1 and GUIDED[0] <= float(t) / 1000 <= GUIDED[1]
             rows = slice(0, 2 * n if guided else n)
             both = torch.cat([x, x]) if guided else x
@@ -269,6 +310,8 @@ class MaterialPipeline(DiffusionPipeline):
             if guided:
                 v = v[n:] + guidance * (v[:n] - v[n:])
             x = scheduler.step(v, t, x, return_dict=False)[0]
+            if known is not None and free is not None:
+                x = torch.where(free, x, noised(known, noise, float(scheduler.sigmas[first + i + 1])))
             if callback is not None:
                 callback(i + 1, steps)
         return x
@@ -344,6 +387,8 @@ def _consistent(
     locks: Mapping[str, Tensor],
     seed: int,
     grain: float,
+    *,
+    placed: bool = False,
 ) -> Material:
     """A material whose normal is the normal of its height, with locked maps as they were given.
 
@@ -372,8 +417,8 @@ def _consistent(
         "metallic": unit[7:8],
     }
     maps.update({k: v for k, v in locks.items() if k not in ("normal", "height")})
-    if all(bool((v == v[:, :1, :1]).all()) for v in locks.values()):
-        # Where a torus is cut open is free, unless a locked map's pixels have their places.
+    if not placed and all(bool((v == v[:, :1, :1]).all()) for v in locks.values()):
+        # Where a torus is cut open is free, unless pixels have their places.
         cut = calm_cut(maps.values(), wrap_x=wrap_x, wrap_y=wrap_y)
         maps = {k: v.roll(cut, (-2, -1)) for k, v in maps.items()}
     return Material(

@@ -35,6 +35,7 @@ from ui.results import (
     write_row,
 )
 from ui.shards import WHOLE, Shard
+from ui.sources import load_variation
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +215,21 @@ class _Finder:
         self.fetch = fetch
         self.models: dict[str | None, Weights | CheckpointError] = {}
         self.locks: dict[tuple[str, str, tuple[int, int]], ZelligeError | None] = {}
+        self.images: dict[tuple[str, str | None], ZelligeError | None] = {}
         self.memory = memory.available_memory()
+
+    def check_variation(self, request: Request) -> None:
+        """Read the image and the mask of a variation, each pair once."""
+        if request.kind == "material" and request.image is not None:
+            key = (request.image, request.mask)
+            if key not in self.images:
+                try:
+                    load_variation(request)
+                    self.images[key] = None
+                except ZelligeError as error:
+                    self.images[key] = error
+            if (found := self.images[key]) is not None:
+                raise found
 
     def weights(self, model: str | None) -> Weights:
         if model not in self.models:
@@ -228,11 +243,12 @@ class _Finder:
         return found
 
     def check(self, request: Request) -> None:
-        needed = memory.memory_estimate(request.size)
+        needed, request = jobs.memory_needed(request), jobs.sized(request)
         if self.memory is not None and needed > self.memory:
             there, pixels = memory.human(self.memory), f"{request.size[0]}x{request.size[1]} pixels"
             raise SizeError(f"Expected a size that fits the {there} of free memory, "
                             f"but {pixels} takes about {memory.human(needed)}")  # fmt: skip
+        self.check_variation(request)
         for name, value in request.lock:
             if isinstance(value, str) and not value.startswith("#"):
                 key = (name, value, request.size)

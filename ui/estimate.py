@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from asd.errors import ZelligeError
 from ui import memory
+from ui.jobs import sized
 from ui.output import free_space
 from ui.request import Request
 from ui.results import read_row
@@ -43,7 +45,7 @@ def estimate(plan: Plan, rate: float | None = None) -> Estimate:
         rate, rate_is = _measured_rate(plan), "measured on the rows that are whole"
     if rate is None:
         rate, rate_is = GUESSED_RATE, "a guess"
-    requests = [task.row.request for task in plan.todo]
+    requests = [_sized(task.row.request) for task in plan.todo]
     return Estimate(
         rows=len(plan.todo),
         kept=len(plan.kept),
@@ -58,8 +60,17 @@ def estimate(plan: Plan, rate: float | None = None) -> Estimate:
 
 def work(request: Request) -> float:
     """Pixels to make, small results counted as `LEAST_PIXELS` and more steps than usual as more pixels."""
+    request = _sized(request)
     pixels = max(LEAST_PIXELS, request.size[0] * request.size[1]) * request.count
     return pixels * max(1.0, (request.steps or DEFAULT_STEPS) / DEFAULT_STEPS)
+
+
+def _sized(request: Request) -> Request:
+    """The request with its size; a photo that has gone meanwhile is the job's to report."""
+    try:
+        return sized(request)
+    except ZelligeError:
+        return request
 
 
 def _measured_rate(plan: Plan) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 import materials
 from asd.errors import CheckpointError, ZelligeError
 from ui.request import Request
+from ui.sources import image_files
 
 SHIPPED = Path(materials.__file__).with_name("weights")
 """The model of a request that names none."""
@@ -61,13 +62,18 @@ def find_weights(model: str | None, *, fetch: bool = True) -> Weights:
 
 
 def made_of(request: Request, weights: Weights) -> dict[str, Any]:
-    """Everything that decides the result, as JSON values; locked images and weights by content, not by name.
+    """Everything that decides the result, as JSON values; images and weights by content, not by name.
 
-    Raises ZelligeError for a locked image that cannot be read.
+    Raises ZelligeError for an image that cannot be read.
     """
     asked = request.to_dict()
     del asked["model"]
-    asked["lock"] = {name: _content(name, value) for name, value in request.lock}
+    if "lock" in asked:
+        asked["lock"] = {name: _content(f"locked {name}", value) for name, value in request.lock}
+    if request.image is not None:
+        asked["image"] = [_file_content("photo", str(file)) for file in image_files(request.image)]
+    if request.mask is not None:
+        asked["mask"] = _file_content("mask", request.mask)
     return {"program": _program(), "weights": weights.version, **asked}
 
 
@@ -85,13 +91,15 @@ def digest(path: Path) -> str:
 def _content(name: str, value: float | str) -> float | str:
     if not isinstance(value, str):
         return float(value)
-    if value.startswith("#"):
-        return value.lower()
+    return value.lower() if value.startswith("#") else _file_content(name, value)
+
+
+def _file_content(name: str, path: str) -> str:
     try:
-        return f"sha256:{digest(Path(value))}"
+        return f"sha256:{digest(Path(path))}"
     except (OSError, ValueError) as error:  # ValueError: a character that no file name can have
         reason = getattr(error, "strerror", None) or error
-        told = f"Expected the locked {name} to be an image, but {value} cannot be read: {reason}"
+        told = f"Expected the {name} to be an image, but {path} cannot be read: {reason}"
         raise ZelligeError(told) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from materials.atomic import refused, staged
 from ui import memory
 from ui.locks import load_locks
 from ui.output import check_output, free_space, sample_folders
-from ui.request import Request
+from ui.request import OWN_SIZE, Request
+from ui.sources import load_variation
 
 if TYPE_CHECKING:
     from materials.material import Material
@@ -38,6 +40,7 @@ class Pipeline(Protocol):
         scale: float | None,
         lock: Mapping[str, Any] | None,
         callback: Callable[[int, int], None] | None,
+        **variation: Any,
     ) -> Material: ...
 
 
@@ -128,6 +131,7 @@ def run_job(
     check_output(out, request.count, overwrite=overwrite)
     _check_resources(request, out)
     locks = load_locks(request)
+    variation = load_variation(request) if request.kind == "material" else {}
     samples: list[Sample] = []
     folders = sample_folders(out, request.count)
     try:
@@ -137,7 +141,7 @@ def run_job(
                 if pipeline is None:
                     pipeline = _load(request.model, device)
                 report = _reporter(progress, index, request.count)
-                names = _make(request.sample(index), stage, folder, pipeline, locks, report)
+                names = _make(request.sample(index), stage, folder, pipeline, locks, variation, report)
             files = tuple(folder / name for name in names)
             samples.append(Sample(index=index, seed=request.seed + index, folder=folder, files=files))
             log.info("wrote %s", folder)
@@ -153,25 +157,33 @@ def _make(
     folder: Path,
     pipeline: Pipeline,
     locks: Mapping[str, Any],
+    variation: Mapping[str, Any],
     report: Callable[[int, int], None] | None,
 ) -> list[str]:
     """Generate one sample into `stage`; the sorted names of its files. Errors name `folder`, the place to be."""
     from materials.files import save_material
 
     try:
-        material = pipeline(
-            request.prompt,
-            size=request.size,
-            seamless=request.seamless,
-            seed=request.seed,
-            steps=request.steps,
-            guidance=request.guidance,
-            scale=request.scale,
-            lock=locks or None,
-            callback=report,
-        )
+        extra: dict[str, Any] = {}
+        if request.kind == "maps":
+            material, extra = _maps(request, pipeline, report)
+        else:
+            material = pipeline(
+                request.prompt,
+                size=request.size,
+                seamless=request.seamless,
+                seed=request.seed,
+                steps=request.steps,
+                guidance=request.guidance,
+                scale=request.scale,
+                lock=locks or None,
+                callback=report,
+                **variation,
+            )
         with refused(folder):
-            save_material(material, stage, request=request.to_dict(), height_format=request.height_format)
+            save_material(
+                material, stage, request=request.to_dict(), extra=extra, height_format=request.height_format
+            )
     except OutputError as error:
         raise OutputError(str(error).replace(str(stage), str(folder))) from error
     except (MemoryError, RuntimeError) as error:
@@ -179,6 +191,30 @@ def _make(
             raise SizeError(f"Expected enough memory for {_pixels(request)}, but it ran out") from error
         raise
     return sorted(file.name for file in stage.iterdir())
+
+
+def _maps(
+    request: Request, pipeline: Any, report: Callable[[int, int], None] | None
+) -> tuple[Material, dict[str, Any]]:
+    """The maps of a photo, and what `material.json` says beside them."""
+    from materials.estimate import estimate_maps, prepare_photo
+
+    ready = prepare_photo(str(request.image), request.seamless)
+    size = None if request.size == OWN_SIZE else request.size
+    material = estimate_maps(ready, size=size, model=pipeline, callback=report)
+    return material, {} if ready.remade is None else {"remade": ready.remade}
+
+
+def sized(request: Request) -> Request:
+    """The request with the size that the result will have: that of the photo, where none is asked for.
+
+    Raises ZelligeError for a photo that cannot be read.
+    """
+    if request.kind != "maps" or request.size != OWN_SIZE:
+        return request
+    from materials.photo import photo_size
+
+    return dataclasses.replace(request, size=photo_size(str(request.image)))
 
 
 def _reporter(
@@ -208,8 +244,17 @@ def _check_device(device: str) -> None:
         raise ZelligeError(f"Expected device to be auto, cpu, cuda or mps, but {device!r} fails: {reason}") from error
 
 
+def memory_needed(request: Request) -> int:
+    """Peak resident bytes of one sample, estimated. Raises ZelligeError for a photo that cannot be read."""
+    if request.kind != "maps":
+        return memory.memory_estimate(request.size)
+    from materials.photo import photo_size
+
+    return memory.maps_memory_estimate(photo_size(str(request.image)), sized(request).size)
+
+
 def _check_resources(request: Request, out: Path) -> None:
-    needed, there = memory.memory_estimate(request.size), memory.available_memory()
+    needed, there, request = memory_needed(request), memory.available_memory(), sized(request)
     if there is not None and needed > there:
         raise SizeError(f"Expected a size that fits the {memory.human(there)} of free memory, "
                         f"but {_pixels(request)} takes about {memory.human(needed)}")  # fmt: skip

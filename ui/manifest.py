@@ -249,7 +249,7 @@ def _csv_row(header: list[str], cells: list[str]) -> Mapping[str, Any]:
         if name.startswith(_LOCK):
             locks[name.removeprefix(_LOCK)] = _number(cell)
         else:
-            values[name] = cell if name in ("id", "prompt", "model") else _number(cell)
+            values[name] = cell if name in ("id", "prompt", "image", "mask", "model") else _number(cell)
     if "lock" in values:
         raise _RowError("Expected columns such as lock.roughness, but got a column lock")
     return values | {"lock": locks} if locks else values

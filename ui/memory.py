@@ -9,6 +9,12 @@ BYTES_PER_PIXEL = 1600
 """Peak resident bytes per pixel of the result, nearly all of it the decoder's activations (measured: 1,480)."""
 BASE_BYTES = 1_000_000_000
 """torch, the text encoder and the networks before the first pixel."""
+MAPS_BASE_BYTES = 1_600_000_000
+"""torch, the text encoder, and the autoencoder on a photo at the size that it reads."""
+MAPS_BYTES_PER_PIXEL = 300
+"""Peak resident bytes per pixel, nearly all of it the mirrored fields of the Poisson equation (measured: 265)."""
+PHOTO_BYTES_PER_PIXEL = 80
+"""Of the photo itself, and of the overlaps that are compared to make it tile."""
 DISK_BYTES_PER_PIXEL = 32
 """Uncompressed upper bound: six maps, a 16-bit or float height, the preview and the 2x2 preview at 4 x 3 bytes."""
 DISK_BASE_BYTES = 2_000_000
@@ -18,6 +24,11 @@ DISK_BASE_BYTES = 2_000_000
 def memory_estimate(size: tuple[int, int]) -> int:
     """Peak resident bytes of making one material of (width, height) pixels."""
     return BASE_BYTES + BYTES_PER_PIXEL * size[0] * size[1]
+
+
+def maps_memory_estimate(photo: tuple[int, int], size: tuple[int, int]) -> int:
+    """Peak resident bytes of making maps of (width, height) pixels from a photo of (width, height) pixels."""
+    return MAPS_BASE_BYTES + PHOTO_BYTES_PER_PIXEL * photo[0] * photo[1] + MAPS_BYTES_PER_PIXEL * size[0] * size[1]
 
 
 def disk_estimate(size: tuple[int, int], count: int) -> int:

@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 
 from asd.errors import SizeError, ZelligeError
 
-Kind = Literal["material"]
+Kind = Literal["material", "maps"]
 Seamless = Literal["none", "x", "y", "xy"]
+SeamlessOrAuto = Literal["auto", "none", "x", "y", "xy"]
 HeightFormat = Literal["png16", "exr"]
 LockedMap = Literal["basecolor", "normal", "height", "roughness", "metallic"]
 
@@ -26,6 +27,14 @@ MAX_SEED = 2**63 - 1
 MAX_COUNT = 10_000
 """Result folders have four digits."""
 
+OWN_SIZE = (0, 0)
+"""The kind's own size: that of the photo for maps, `DEFAULT_SIZE` for a material."""
+DEFAULT_SIZE = (512, 512)
+
+DEFAULT_AMOUNT = 0.3
+"""Of the way to the neighbour's noise."""
+_VARIATION = ("image", "strength", "mask", "vary", "amount")
+_MATERIAL_ONLY = ("prompt", "seed", "count", "steps", "guidance", "scale", "lock", *_VARIATION[1:])
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -37,13 +46,24 @@ class Request:
     Raises `asd.errors.ZelligeError` (a `ValueError`) for a value outside its range, `SizeError` for a size.
     """
 
-    prompt: str
-    """1 to `MAX_PROMPT` characters, without control characters."""
+    prompt: str = ""
+    """1 to `MAX_PROMPT` characters, without control characters; none for maps."""
     kind: Kind = "material"
-    size: tuple[int, int] = (512, 512)
+    """"material": from the prompt; "maps": from `image`."""
+    image: str | None = None
+    """Path of the photo that maps are made of; of the photo or the material's folder that a material varies."""
+    strength: float | None = None
+    """How much of the image is made anew, 0 to 1; None is the pipeline's own default."""
+    mask: str | None = None
+    """Path of an image of the result's size, white where the image is made anew; all else is kept."""
+    vary: int | None = None
+    """Seed of a neighbour, towards whose noise that of every sample goes, by `amount`."""
+    amount: float | None = None
+    """How far, from 0 (the sample's own) to 1 (the neighbour's); `DEFAULT_AMOUNT` by default."""
+    size: tuple[int, int] = OWN_SIZE
     """(width, height) in pixels."""
-    seamless: Seamless = "xy"
-    """The axes on which the tile repeats without a seam."""
+    seamless: SeamlessOrAuto = "auto"
+    """The axes on which the tile repeats without a seam; "auto" is "xy" for a material, what the photo has for maps."""
     seed: int = 0
     """Seed of the first sample; sample i has seed + i, whatever else the request holds."""
     count: int = 1
@@ -61,9 +81,10 @@ class Request:
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
-        _check_prompt(self.prompt)
-        _check_size(self.size)
-        _check_choice("seamless", self.seamless, get_args(Seamless))
+        if self.kind == "maps":
+            self._check_maps()
+        else:
+            self._check_material()
         _check_choice("height_format", self.height_format, get_args(HeightFormat))
         _check_whole("count", self.count, 1, MAX_COUNT)
         _check_whole("seed", self.seed, 0, MAX_SEED - self.count + 1)
@@ -81,6 +102,41 @@ class Request:
         if names != sorted(set(names)):
             raise ZelligeError(f"Expected lock to name each map once and in order, but got {names}")
 
+    def _check_material(self) -> None:
+        _check_prompt(self.prompt)
+        self._check_variation()
+        # frozen: the kind's own values take their places before anybody sees the request
+        if self.size == OWN_SIZE:
+            object.__setattr__(self, "size", DEFAULT_SIZE)
+        if self.seamless == "auto":
+            object.__setattr__(self, "seamless", "xy")
+        _check_size(self.size)
+        _check_choice("seamless", self.seamless, get_args(Seamless))
+
+    def _check_variation(self) -> None:
+        for name, what in (("image", "a photo or a material's folder"), ("mask", "an image")):
+            if getattr(self, name) is not None:
+                _check_path(name, getattr(self, name), what)
+        for name, needed in (("strength", "image"), ("mask", "image"), ("amount", "vary")):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise ZelligeError(f"Expected {name} beside {needed}, but got {name} alone")
+        for name in ("strength", "amount"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 0.0, 1.0)
+        if self.vary is not None:
+            _check_whole("vary", self.vary, 0, MAX_SEED)
+            if self.amount is None:
+                object.__setattr__(self, "amount", DEFAULT_AMOUNT)
+
+    def _check_maps(self) -> None:
+        _check_path("image", self.image, "a photo")
+        if self.size != OWN_SIZE:
+            _check_size(self.size)
+        _check_choice("seamless", self.seamless, get_args(SeamlessOrAuto))
+        for field in dataclasses.fields(self):
+            if field.name in _MATERIAL_ONLY and getattr(self, field.name) != field.default:
+                raise ZelligeError(f"Expected {field.name} only for kind material, but got it for maps")
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
         """Read what `to_dict` writes: `size` as "WxH" (or a pair), `lock` as an object. Unknown keys are errors.
@@ -92,11 +148,12 @@ class Request:
         for key in values:
             if key not in known:
                 raise ZelligeError(f"Expected only the keys {', '.join(known)}, but got {key!r}")
-        if "prompt" not in values:
+        if "prompt" not in values and values.get("kind") != "maps":
             raise ZelligeError(f"Expected the key 'prompt', but got {', '.join(map(str, values)) or 'nothing'}")
         resolved = dict(values)
         if "size" in resolved:
             resolved["size"] = parse_size(resolved["size"])
+            _check_size(resolved["size"])  # here, since OWN_SIZE is what no text asks for
         if "lock" in resolved:
             lock = resolved["lock"]
             if not isinstance(lock, Mapping):
@@ -105,9 +162,14 @@ class Request:
         return cls(**resolved)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values; `from_dict` gives an equal request back."""
+        """The kind's fields as plain JSON values; `from_dict` gives an equal request back."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return values | {"size": f"{self.size[0]}x{self.size[1]}", "lock": dict(self.lock)}
+        values |= {"size": f"{self.size[0]}x{self.size[1]}", "lock": dict(self.lock)}
+        if self.kind == "material":
+            foreign = tuple(name for name in _VARIATION if values[name] is None)
+        else:
+            foreign = _MATERIAL_ONLY if self.size != OWN_SIZE else (*_MATERIAL_ONLY, "size")
+        return {name: value for name, value in values.items() if name not in foreign}
 
     def sample(self, index: int) -> Request:
         """The request of one sample alone: the same pixels as sample `index` of this one.
@@ -134,6 +196,11 @@ def parse_size(value: object) -> tuple[int, int]:
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ZelligeError(f"Expected {name} to be {' or '.join(choices)}, but got {_short(value)}")
+
+
+def _check_path(name: str, value: object, what: str) -> None:
+    if not (isinstance(value, str) and value.strip()):
+        raise ZelligeError(f"Expected {name} to be the path of {what}, but got {_short(value)}")
 
 
 def _check_prompt(prompt: object) -> None:

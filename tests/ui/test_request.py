@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from asd.errors import SizeError, ZelligeError
-from ui.request import MAX_PROMPT, MAX_SEED, Request
+from ui.request import MAX_PROMPT, MAX_SEED, OWN_SIZE, Request
 
 FULL = {
     "prompt": "Moos über Stein\nnass",
@@ -24,7 +24,14 @@ FULL = {
 }
 
 
-@pytest.mark.parametrize("values", [FULL, {"prompt": "x"}, {"prompt": "x", "size": [3, 4], "lock": {}}])
+MAPS = {"kind": "maps", "image": "photo.jpg"}
+VARIED = FULL | {"image": "wall", "strength": 0.5, "mask": "mask.png", "vary": 8, "amount": 0.25}
+FULL_MAPS = MAPS | {"size": "7x5", "seamless": "xy", "model": "some/folder", "height_format": "exr"}
+
+
+@pytest.mark.parametrize(
+    "values", [FULL, {"prompt": "x"}, {"prompt": "x", "size": [3, 4], "lock": {}}, VARIED, MAPS, FULL_MAPS]
+)
 def test_dict_round_trip_through_json(values: dict[str, object]) -> None:
     request = Request.from_dict(values)
     assert Request.from_dict(json.loads(json.dumps(request.to_dict()))) == request
@@ -34,6 +41,37 @@ def test_dict_round_trip_through_json(values: dict[str, object]) -> None:
 
 def test_to_dict_of_a_full_request_is_what_was_given() -> None:
     assert Request.from_dict(FULL).to_dict() == FULL
+    assert Request.from_dict(VARIED).to_dict() == VARIED
+    assert Request.from_dict(FULL_MAPS).to_dict() == FULL_MAPS
+
+
+def test_each_kind_has_its_own_defaults() -> None:
+    material, maps = Request(prompt="oak"), Request(kind="maps", image="photo.jpg")
+    assert (material.size, material.seamless) == ((512, 512), "xy")
+    assert (maps.size, maps.seamless) == (OWN_SIZE, "auto")
+    assert maps.sample(0) == maps
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": None}, "image to be the path of a photo, but got None"),
+        ({"image": " "}, "path of a photo"),
+        ({"image": 3}, "path of a photo, but got 3"),
+        ({"prompt": "oak"}, "prompt only for kind material"),
+        ({"seed": 1}, "seed only for kind material"),
+        ({"lock": {"roughness": 1}}, "lock only for kind material"),
+        ({"strength": 0.5}, "strength only for kind material"),
+        ({"count": 2}, "count only for kind material"),
+        ({"seamless": "yx"}, "seamless to be auto or none or x or y or xy, but got 'yx'"),
+        ({"size": "0x0"}, "both sides of size"),
+        ({"size": "0x5"}, "both sides of size"),
+    ],
+)
+def test_bad_values_of_maps_are_one_sentence(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ZelligeError, match=message) as caught:
+        Request.from_dict(MAPS | change)
+    assert str(caught.value).startswith("Expected ")
 
 
 def test_order_of_locks_is_no_difference() -> None:
@@ -52,7 +90,17 @@ def test_order_of_locks_is_no_difference() -> None:
         ({"prompt": "a\0b"}, "plain text"),
         ({"prompt": "a\udcffb"}, "plain text"),
         ({"prompt": 3}, "text, but got 3"),
-        ({"kind": "image"}, "kind to be material"),
+        ({"kind": "sketch"}, "kind to be material or maps"),
+        ({"image": ""}, "image to be the path of a photo or a material's folder, but got ''"),
+        ({"image": 3}, "image to be the path"),
+        ({"strength": 0.5}, "strength beside image, but got strength alone"),
+        ({"mask": "m.png"}, "mask beside image, but got mask alone"),
+        ({"amount": 0.5}, "amount beside vary, but got amount alone"),
+        ({"image": "a.png", "strength": 1.5}, "strength to be a number from 0 to 1, but got 1.5"),
+        ({"image": "a.png", "mask": 1}, "mask to be the path of an image, but got 1"),
+        ({"vary": -1}, "vary to be a whole number from 0"),
+        ({"vary": 1, "amount": "x"}, "amount to be a number from 0 to 1"),
+        ({"size": "0x0"}, "both sides of size"),
         ({"seamless": "yx"}, "seamless to be none or x or y or xy, but got 'yx'"),
         ({"seamless": True}, "seamless"),
         ({"seed": -1}, "seed to be a whole number from 0"),

@@ -41,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lock", metavar="MAP=VALUE", action="append", default=[],
         help=f"keep a map ({', '.join(get_args(LockedMap))}): a number 0..1, #rrggbb or an image file; repeatable",
     )  # fmt: skip
+    add("--image", metavar="PATH", help="make a variation of a photo, or of a folder this command has written")
+    add("--strength", metavar="F", type=number, help="how much of --image is made anew, 0..1 (0.6; 1 with --mask)")
+    add("--mask", metavar="FILE", help="image of the result's size: white is made anew, the rest of --image is kept")
+    add("--vary", metavar="SEED", type=whole, help="go towards the noise of another seed")
+    add("--amount", metavar="F", type=number, help="how far towards --vary, 0..1 (0.3)")
     add("--model", metavar="PATH_OR_ID", help="a diffusers folder or a hub id (the model in the package)")
     formats = "|".join(get_args(HeightFormat))
     add("--height-format", metavar=formats, default="png16", help="file of the height map (%(default)s)")
@@ -61,6 +66,11 @@ def run(options: argparse.Namespace) -> int:
             "guidance": options.guidance,
             "scale": options.scale,
             "lock": _locks(options.lock),
+            "image": options.image,
+            "strength": options.strength,
+            "mask": options.mask,
+            "vary": options.vary,
+            "amount": options.amount,
             "model": options.model,
             "height_format": options.height_format,
         }
@@ -70,17 +80,17 @@ def run(options: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     with Bar(options, "step") as bar:
-        show = partial(_show, bar)
-        result = run_job(request, options.out, progress=show, device=options.device, overwrite=options.overwrite)
-    _print_result(result, options.json, time.perf_counter() - started)
+        report = partial(show, bar)
+        result = run_job(request, options.out, progress=report, device=options.device, overwrite=options.overwrite)
+    print_result(result, options.json, time.perf_counter() - started)
     return EXIT_DONE
 
 
-def _show(bar: Bar, progress: Progress) -> None:
+def show(bar: Bar, progress: Progress) -> None:
     bar.update(progress.sample * progress.steps + progress.step, progress.count * progress.steps)
 
 
-def _print_result(result: Result, as_json: bool, seconds: float) -> None:
+def print_result(result: Result, as_json: bool, seconds: float) -> None:
     if as_json:
         lines = [json.dumps(result.to_dict() | {"seconds": round(seconds, 3)}, ensure_ascii=False)]
     else:
