@@ -58,6 +58,8 @@ class Request:
     model: str | None = None
     """A diffusers folder or a hub id; None is the model inside the package."""
     height_format: HeightFormat = "png16"
+    strip_metadata: bool = False
+    """Leave prompt, seed and origin out of the files: no text in images, no request in material.json."""
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
