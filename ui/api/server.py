@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import uvicorn
@@ -54,7 +55,16 @@ class TimedProtocol(H11Protocol):
             self._head = None
 
 
-def server(app: FastAPI, host: str, port: int) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Ends what would go on for ever before it waits for the rest."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app: Any = self.config.app
+        app.state.service.stop_following()
+        await super().shutdown(sockets)
+
+
+def server(app: FastAPI, host: str, port: int) -> Server:
     """A server of the app, not yet running."""
     config = uvicorn.Config(
         app,
@@ -72,4 +82,4 @@ def server(app: FastAPI, host: str, port: int) -> uvicorn.Server:
         timeout_keep_alive=15,
         timeout_graceful_shutdown=5,
     )
-    return uvicorn.Server(config)
+    return Server(config)

@@ -51,6 +51,10 @@ class Service:
             self.pool.close()
             self.queue.close()
 
+    def stop_following(self) -> None:
+        """End the answers that last as long as a job."""
+        self.hub.close()
+
     def job(self, id: str) -> Job:
         """The job as it is now. Raises ApiError 404 for one that is not there."""
         job = self.queue.get(id)
