@@ -17,6 +17,7 @@ from ui.request import Request
 
 if TYPE_CHECKING:
     from materials.material import Material
+    from materials.provenance import Source
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,14 @@ def _make(
             callback=report,
         )
         with refused(folder):
-            save_material(material, stage, request=request.to_dict(), height_format=request.height_format)
+            save_material(
+                material,
+                stage,
+                request=request.to_dict(),
+                height_format=request.height_format,
+                metadata=not request.strip_metadata,
+                source=_source(request),
+            )
     except OutputError as error:
         raise OutputError(str(error).replace(str(stage), str(folder))) from error
     except (MemoryError, RuntimeError) as error:
@@ -179,6 +187,11 @@ def _make(
             raise SizeError(f"Expected enough memory for {_pixels(request)}, but it ran out") from error
         raise
     return sorted(file.name for file in stage.iterdir())
+
+
+def _source(request: Request) -> Source:
+    given = any(isinstance(value, str) and not value.startswith("#") for _, value in request.lock)
+    return "compositeWithTrainedAlgorithmicMedia" if given else "trainedAlgorithmicMedia"
 
 
 def _reporter(

@@ -21,6 +21,7 @@ FULL = {
     "lock": {"basecolor": "#a0522d", "height": "relief.png", "roughness": 0.8},
     "model": "some/folder",
     "height_format": "exr",
+    "strip_metadata": True,
 }
 
 
@@ -52,6 +53,7 @@ def test_order_of_locks_is_no_difference() -> None:
         ({"prompt": "a\0b"}, "plain text"),
         ({"prompt": "a\udcffb"}, "plain text"),
         ({"prompt": 3}, "text, but got 3"),
+        ({"strip_metadata": 1}, "strip_metadata to be true or false, but got 1"),
         ({"kind": "image"}, "kind to be material"),
         ({"seamless": "yx"}, "seamless to be none or x or y or xy, but got 'yx'"),
         ({"seamless": True}, "seamless"),
