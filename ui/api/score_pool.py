@@ -55,8 +55,8 @@ class ScorePool:
         async with self._turn:
             for _ in range(2):  # a process that another image brought down takes this one along
                 pool = self._executor()
-                work = asyncio.get_running_loop().run_in_executor(pool, score_bytes, data, self.max_pixels)
                 try:
+                    work = asyncio.get_running_loop().run_in_executor(pool, score_bytes, data, self.max_pixels)
                     return await asyncio.wait_for(work, self.seconds)
                 except TimeoutError:
                     self._kill(pool)
