@@ -164,7 +164,7 @@ class JobStore:
             if path.resolve(strict=True) != path:
                 raise FileNotFoundError(name)
             handle = os.open(path, flags)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
             raise FileNotFoundError(name) from error
         if not os.path.isfile(handle):
             os.close(handle)

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 
 from ui.api import images, jobs, scores
 from ui.api.documented import failures
@@ -42,16 +43,13 @@ def build(settings: Settings, *, load: Load | None = None, page: Any = "auto") -
 
     # the pages of /docs would load their scripts from elsewhere
     app = FastAPI(title="zellige", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None,
-                  redoc_url=None, redirect_slashes=False)  # fmt: skip
+                  redoc_url=None, redirect_slashes=False, generate_unique_id_function=lambda route: route.name)  # fmt: skip
     app.state.service = service
     app.add_middleware(Guard, settings=settings, access=service.access, metrics=service.metrics)
-    add_handlers(app)
-    for part in (scores, jobs, images):
-        app.include_router(part.router)
-    app.add_api_route("/healthz", healthz, methods=["GET"], summary="Whether the server is up", tags=["server"],
-                      response_model=dict[str, str], responses=_HEALTHY)  # fmt: skip
-    app.add_api_route("/metrics", metrics, methods=["GET"], summary="Figures for Prometheus", tags=["server"],
-                      response_class=Response, responses=_METRICS)  # fmt: skip
+    routers = [scores.router, jobs.router, images.router, router]
+    add_handlers(app, [route for part in routers for route in part.routes if isinstance(route, APIRoute)])
+    for part in routers:
+        app.include_router(part)
     app.openapi = lambda: _document(app)
     found = find_page() if page == "auto" else page
     return app if found is None else mount_page(app, found)
@@ -62,13 +60,16 @@ _HEALTHY: Any = {200: {"content": {"application/json": {"example": {"status": "o
 }
 _METRICS: Any = {200: {"content": {"text/plain": {"schema": {"type": "string"}, "example":
                        "# TYPE zellige_jobs_waiting gauge\nzellige_jobs_waiting 0.0\n"}}}} | failures()  # fmt: skip
+router = APIRouter(tags=["server"])
 
 
+@router.get("/healthz", summary="Whether the server is up", response_model=dict[str, str], responses=_HEALTHY)
 async def healthz() -> dict[str, str]:
     """Needs no token."""
     return {"status": "ok", "version": VERSION}
 
 
+@router.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=_METRICS)
 def metrics(service: Here) -> Response:
     """Requests, times, jobs, scores, and the process's memory."""
     return Response(service.metrics.text(service.queue), media_type=CONTENT_TYPE)

@@ -28,6 +28,12 @@ EXAMPLES = {
 }
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}, "required": True}}
 
+LINKS = {
+    name: {"operationId": name, "parameters": {"id": "$response.body#/id"}}
+    for name in ("status", "events", "cancel", "files", "archive", "delete")
+}
+"""What can be done with the id of a new job."""
+
 JOB_EXAMPLE: dict[str, Any] = {
     "id": "0f3c5bd2a0f84d1f9f4f9a2d7c1f4b11",
     "state": "queued",
@@ -44,6 +50,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "request": {"prompt": "mossy cobblestone wall", "kind": "material", "size": "512x512", "seed": 7},
     "files": [],
 }
+FILE_EXAMPLE = {"name": "basecolor.png", "bytes": 524288, "url": f"/v1/jobs/{JOB_EXAMPLE['id']}/files/basecolor.png"}
 SCORES_EXAMPLE: dict[str, Any] = {
     "weights": "0.1",
     "results": [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -73,8 +74,8 @@ def too_many(message: str, retry_after: float) -> ApiError:
     return ApiError(429, message, code="try_again", headers={"Retry-After": seconds})
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Every error that a route raises becomes a `Failure`."""
+def add_handlers(app: FastAPI, routes: Sequence[APIRoute]) -> None:
+    """Every error that a route raises becomes a `Failure`; `routes` say what a path allows."""
 
     async def api(_request: Request, error: Any) -> Response:
         return error.response()
@@ -88,10 +89,12 @@ def add_handlers(app: FastAPI) -> None:
             return too_many(str(error), error.retry_after).response()
         return ApiError(422, str(error)[:500]).response()
 
-    async def http(_request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        told = SENTENCES.get(status) or str(getattr(error, "detail", ""))[:200]
-        return ApiError(status, told, headers=dict(getattr(error, "headers", None) or {})).response()
+    async def http(request: Request, error: Any) -> Response:
+        status, headers = error.status_code, dict(error.headers or {})
+        if status == 405:  # the framework only names the methods of the first route that has the path
+            found = [route.methods for route in routes if route.path_regex.match(request.url.path)]
+            headers["Allow"] = ", ".join(sorted(set[str]().union(*found))) or headers.get("Allow", "")
+        return ApiError(status, SENTENCES.get(status) or str(error.detail)[:200], headers=headers).response()
 
     async def unexpected(_request: Request, error: Exception) -> Response:
         log.error("a request failed", exc_info=error)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
 from fastapi.responses import StreamingResponse
 
-from ui.api.documented import JOB_EXAMPLE, failures
+from ui.api.documented import FILE_EXAMPLE, JOB_EXAMPLE, LINKS, failures
 from ui.api.errors import ApiError, too_many
 from ui.api.files import file_response, zip_response
 from ui.api.schemas import FilesOut, JobIn, JobOut, files_out, job_out
@@ -19,6 +19,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="A job's id.", examples=[JOB_EXAMPLE["id"]])]
 _GONE = failures(404)
+_JOB: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": JOB_EXAMPLE}}}}
 
 
 @router.post(
@@ -27,7 +28,7 @@ _GONE = failures(404)
     response_model=JobOut,
     summary="Make a material",
     responses={202: {"headers": {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}},
-                     "content": {"application/json": {"example": JOB_EXAMPLE}}}} | failures(400, 404, 408, 413, 422),
+                     "links": LINKS, "content": {"application/json": {"example": JOB_EXAMPLE}}}} | failures(400, 404, 408, 413, 422),
 )  # fmt: skip
 async def submit(body: JobIn, response: Response, service: Here) -> JobOut:
     """Queue a request; 429 with Retry-After where the queue is full."""
@@ -36,7 +37,7 @@ async def submit(body: JobIn, response: Response, service: Here) -> JobOut:
     return job_out(job, service.queue)
 
 
-@router.get("/{id}", response_model=JobOut, summary="Look at a job", responses=_GONE)
+@router.get("/{id}", response_model=JobOut, summary="Look at a job", responses=_JOB | _GONE)
 async def status(id: Id, service: Here) -> JobOut:
     """Its state, its place in the queue, its progress with the seconds left, and its files once it is done."""
     return job_out(service.job(id), service.queue)
@@ -46,7 +47,7 @@ async def status(id: Id, service: Here) -> JobOut:
     "/{id}/events",
     response_class=Response,
     summary="Follow a job",
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": "event: progress\n"
+    responses={200: {"content": {"text/event-stream": {"example": "event: progress\n"
                                                        'data: {"id": "…", "state": "running", "progress": 0.32}\n\n'}},
                      "description": "Server-sent events; the data of each is a job."}} | _GONE,
 )  # fmt: skip
@@ -59,7 +60,7 @@ async def events(id: Id, service: Here) -> Response:
     return StreamingResponse(_events(id, service), media_type="text/event-stream")
 
 
-@router.post("/{id}/cancel", response_model=JobOut, summary="Stop a job", responses=_GONE)
+@router.post("/{id}/cancel", response_model=JobOut, summary="Stop a job", responses=_JOB | _GONE)
 async def cancel(id: Id, service: Here) -> JobOut:
     """A waiting job stops at once, a running one at its next denoising step; what is finished stays as it is."""
     service.job(id)
@@ -75,7 +76,8 @@ async def delete(id: Id, service: Here) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/{id}/files", response_model=FilesOut, summary="List a result", responses=failures(404, 409))
+@router.get("/{id}/files", response_model=FilesOut, summary="List a result",
+            responses={200: {"content": {"application/json": {"example": {"files": [FILE_EXAMPLE]}}}}} | failures(404, 409))
 async def files(id: Id, service: Here) -> FilesOut:
     """The files of a job that is done."""
     return FilesOut(files=files_out(_done(id, service)))
@@ -85,7 +87,7 @@ async def files(id: Id, service: Here) -> FilesOut:
     "/{id}/files/{name:path}",
     response_class=Response,
     summary="Read a file",
-    responses={200: {"content": {"image/png": {}, "application/json": {}, "application/octet-stream": {}},
+    responses={200: {"content": {"image/png": {"example": "‰PNG…"}, "application/json": {}, "application/octet-stream": {}},
                      "description": "The file."}} | failures(404, 409),
 )  # fmt: skip
 def file(
@@ -99,7 +101,7 @@ def file(
     "/{id}/zip",
     response_class=Response,
     summary="Read all files",
-    responses={200: {"content": {"application/zip": {}}, "description": "A ZIP archive."}} | failures(404, 409),
+    responses={200: {"content": {"application/zip": {"example": "PK…"}}, "description": "A ZIP archive."}} | failures(404, 409),
 )
 def archive(id: Id, service: Here) -> Response:
     """All files of a job that is done, as they are."""

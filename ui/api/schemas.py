@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ui.api.errors import ApiError
 from ui.api.settings import SHIPPED, Settings
 from ui.job_store import Job, State
 from ui.queue import JobQueue, fraction
-from ui.request import MAX_COUNT, MAX_PROMPT, MAX_SEED, MAX_STEPS, HeightFormat, Request, Seamless
+from ui.request import MAX_COUNT, MAX_PROMPT, MAX_STEPS, HeightFormat, Request, Seamless
 
 _PLAIN = r"[^\x00-\x09\x0B-\x1F\x7F]"
 Prompt = Annotated[
@@ -24,8 +24,22 @@ Size = Annotated[
     str,
     Field(pattern=r"^[1-9][0-9]{0,5}x[1-9][0-9]{0,5}$", description="Width x height in pixels.", examples=["512x512"]),
 ]
+
+
+def _whole(value: object) -> object:
+    """To JSON, 7.0 is a whole number too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_WHOLE = BeforeValidator(_whole)
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT, strict=True, description="Samples; sample i has seed + i."), _WHOLE]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS, strict=True), _WHOLE]
 Scalar = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED - MAX_COUNT, strict=True)]
+Seed = Annotated[
+    int,
+    Field(ge=0, le=2**53 - 1, strict=True, description="As far as every JSON reader keeps whole numbers exact."),
+    _WHOLE,
+]
 Name = Annotated[
     str, Field(min_length=1, max_length=64, description="A model of this server, by the name that its operator gave it.")
 ]
@@ -55,8 +69,8 @@ class JobIn(BaseModel):
     size: Size = "512x512"
     seamless: Seamless = "xy"
     seed: Seed = 0
-    count: Annotated[int, Field(ge=1, le=MAX_COUNT, strict=True, description="Samples; sample i has seed + i.")] = 1
-    steps: Annotated[int, Field(ge=1, le=MAX_STEPS, strict=True)] | None = None
+    count: Count = 1
+    steps: Steps | None = None
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False, strict=True)] | None = None
     scale: Annotated[Scalar, Field(strict=True, description="Size of the pattern, 0 to 1.")] | None = None
     lock: Lock = Field(default_factory=Lock)
@@ -194,7 +208,7 @@ class ImagesIn(BaseModel):
 
     prompt: Prompt
     model: Name | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_COUNT, strict=True)] | None = 1
+    n: Count | None = 1
     size: Size | Literal["auto"] | None = "auto"
     response_format: Literal["b64_json", "url"] | None = "url"
     quality: Literal["auto", "standard"] | None = None
@@ -210,7 +224,7 @@ class ImagesIn(BaseModel):
     ] = "basecolor"
     seed: Seed = 0
     seamless: Seamless = "xy"
-    steps: Annotated[int, Field(ge=1, le=MAX_STEPS, strict=True)] | None = None
+    steps: Steps | None = None
 
     def to_request(self, settings: Settings) -> Request:
         """The `Request`; raises as `JobIn.to_request`."""
