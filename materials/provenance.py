@@ -92,4 +92,6 @@ def _xmp(described: Mapping[str, Any], source: Source) -> str:
 
 def _xml(text: str) -> str:
     """Without the characters that XML 1.0 cannot have."""
-    return "".join(c for c in text if c in "\t\n" or (" " <= c < "\ud800") or ("\ue000" <= c and c not in "\ufffe\uffff"))
+    return "".join(
+        c for c in text if c in "\t\n" or (" " <= c < "\ud800") or (c >= "\ue000" and c not in "\ufffe\uffff")
+    )

@@ -10,4 +10,4 @@ def csv_cell(text: str) -> str:
     ('wall.png', "'=1+2", "' @x", "'-2")
     """
     first = text.lstrip()[:1]
-    return "'" + text if first in ("=", "+", "-", "@", "|", "%") and first or text[:1] in ("\t", "\r", "\n") else text
+    return "'" + text if (first in ("=", "+", "-", "@", "|", "%") and first) or text[:1] in ("\t", "\r", "\n") else text

@@ -79,7 +79,7 @@ def test_xmp_is_xml_whatever_the_prompt(prompt: str, source: Any) -> None:
 def test_a_procedure_is_no_trained_system() -> None:
     packet = describe(described(), "algorithmicMedia")["XML:com.adobe.xmp"]
     assert "AISystemUsed" not in packet and "digitalsourcetype/algorithmicMedia" in packet
-    with pytest.raises(ZelligeError, match="a source of trainedAlgorithmicMedia, .* but got 'photo'"):
+    with pytest.raises(ZelligeError, match=r"a source of trainedAlgorithmicMedia, .* but got 'photo'"):
         describe(described(), "photo")  # pyright: ignore[reportArgumentType] - the point
 
 

@@ -72,7 +72,9 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_five_thousand_jobs_leave_no_more_than_the_cache(tmp_path: Path, fast: Fast, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_thousand_jobs_leave_no_more_than_the_cache(
+    tmp_path: Path, fast: Fast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.fsync", lambda _handle: None)  # the disk's time, not what is measured
     with queue_in(tmp_path, keep=50, max_queue=100) as queue:
         queue.listen(lambda job: None)
@@ -170,7 +172,10 @@ def test_a_model_that_does_not_load_fails_its_job_alone(tmp_path: Path) -> None:
         bad = queue.submit(Request(prompt="oak", size=(8, 8), model="bad")).id
         good = queue.submit(SMALL).id
         job = finished(queue, bad)
-        assert job.state == "failed" and job.error == "Expected a material checkpoint in 'the jobs' folder/x', but it has none."
+        assert (
+            job.state == "failed"
+            and job.error == "Expected a material checkpoint in 'the jobs' folder/x', but it has none."
+        )
         assert finished(queue, good).state == "done"
 
 

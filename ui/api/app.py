@@ -23,7 +23,7 @@ from ui.cli import VERSION
 
 DESCRIPTION = """Tileable PBR materials of any size from text, and how well a texture tiles.
 
-Errors are `{"error": {"message", "type", "code", "param"}}`. 429 and its `Retry-After` say that the server has enough to do."""
+Errors are `{"error": {"message", "type", "code", "param"}}`. 429 comes with `Retry-After`."""
 
 
 def build(settings: Settings, *, load: Load | None = None, page: Any = "auto") -> FastAPI:
@@ -43,7 +43,8 @@ def build(settings: Settings, *, load: Load | None = None, page: Any = "auto") -
 
     # the pages of /docs would load their scripts from elsewhere
     app = FastAPI(title="zellige", version=VERSION, description=DESCRIPTION, lifespan=lifespan, docs_url=None,
-                  redoc_url=None, redirect_slashes=False, generate_unique_id_function=lambda route: route.name)  # fmt: skip
+                  redoc_url=None, redirect_slashes=False,
+                  generate_unique_id_function=lambda route: route.name)  # fmt: skip
     app.state.service = service
     app.add_middleware(Guard, settings=settings, access=service.access, metrics=service.metrics)
     routers = [scores.router, jobs.router, images.router, router]

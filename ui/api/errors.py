@@ -80,9 +80,8 @@ def add_handlers(app: FastAPI, routes: Sequence[APIRoute]) -> None:
     async def api(_request: Request, error: Any) -> Response:
         return error.response()
 
-    async def invalid(_request: Request, error: Exception) -> Response:
-        errors: Any = error.errors() if isinstance(error, RequestValidationError) else []
-        return invalid_error(errors).response()
+    async def invalid(_request: Request, error: Any) -> Response:
+        return invalid_error(error.errors()).response()
 
     async def refused(_request: Request, error: Exception) -> Response:
         if isinstance(error, QueueFullError):
@@ -92,7 +91,7 @@ def add_handlers(app: FastAPI, routes: Sequence[APIRoute]) -> None:
     async def http(request: Request, error: Any) -> Response:
         status, headers = error.status_code, dict(error.headers or {})
         if status == 405:  # the framework only names the methods of the first route that has the path
-            found = [route.methods for route in routes if route.path_regex.match(request.url.path)]
+            found = [route.methods or set() for route in routes if route.path_regex.match(request.url.path)]
             headers["Allow"] = ", ".join(sorted(set[str]().union(*found))) or headers.get("Allow", "")
         return ApiError(status, SENTENCES.get(status) or str(error.detail)[:200], headers=headers).response()
 

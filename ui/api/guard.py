@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SMALL_BODY = 256 * 1024
 """Bytes of a body that is JSON."""
 DRAINED = 2**20
-"""Bytes of a body that are read and dropped after a refusal, so that the connection lives and the client can hear it."""
+"""Bytes of a body that are read and dropped after a refusal, so that the connection lives and the client hears it."""
 DRAIN_SECONDS = 5.0
 PAGE_COST = 0.1
 """A page is a hundred small files."""

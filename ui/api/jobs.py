@@ -28,7 +28,8 @@ _JOB: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {
     response_model=JobOut,
     summary="Make a material",
     responses={202: {"headers": {"Location": {"description": "Where the job is.", "schema": {"type": "string"}}},
-                     "links": LINKS, "content": {"application/json": {"example": JOB_EXAMPLE}}}} | failures(400, 404, 408, 413, 422),
+                     "links": LINKS, "content": {"application/json": {"example": JOB_EXAMPLE}}}} | failures(400, 404,
+                     408, 413, 422),
 )  # fmt: skip
 async def submit(body: JobIn, response: Response, service: Here) -> JobOut:
     """Queue a request; 429 with Retry-After where the queue is full."""
@@ -52,7 +53,7 @@ async def status(id: Id, service: Here) -> JobOut:
                      "description": "Server-sent events; the data of each is a job."}} | _GONE,
 )  # fmt: skip
 async def events(id: Id, service: Here) -> Response:
-    """Its state now and after every change: `progress` while it waits and runs, at last `done`, `failed` or `cancelled`.
+    """Its state now and after every change: `progress` while it waits and runs, then `done`, `failed` or `cancelled`.
     Each event's id is the version of the state."""
     service.job(id)
     if service.streams >= service.settings.max_streams:
@@ -76,8 +77,12 @@ async def delete(id: Id, service: Here) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/{id}/files", response_model=FilesOut, summary="List a result",
-            responses={200: {"content": {"application/json": {"example": {"files": [FILE_EXAMPLE]}}}}} | failures(404, 409))
+@router.get(
+    "/{id}/files",
+    response_model=FilesOut,
+    summary="List a result",
+    responses={200: {"content": {"application/json": {"example": {"files": [FILE_EXAMPLE]}}}}} | failures(404, 409),
+)
 async def files(id: Id, service: Here) -> FilesOut:
     """The files of a job that is done."""
     return FilesOut(files=files_out(_done(id, service)))
@@ -87,7 +92,8 @@ async def files(id: Id, service: Here) -> FilesOut:
     "/{id}/files/{name:path}",
     response_class=Response,
     summary="Read a file",
-    responses={200: {"content": {"image/png": {"example": "‰PNG…"}, "application/json": {}, "application/octet-stream": {}},
+    responses={200: {"content": {"image/png": {"example": "‰PNG…"}, "application/json": {},
+    "application/octet-stream": {}},
                      "description": "The file."}} | failures(404, 409),
 )  # fmt: skip
 def file(
@@ -101,7 +107,8 @@ def file(
     "/{id}/zip",
     response_class=Response,
     summary="Read all files",
-    responses={200: {"content": {"application/zip": {"example": "PK…"}}, "description": "A ZIP archive."}} | failures(404, 409),
+    responses={200: {"content": {"application/zip": {"example": "PK…"}}, "description": "A ZIP archive."}}
+    | failures(404, 409),
 )
 def archive(id: Id, service: Here) -> Response:
     """All files of a job that is done, as they are."""

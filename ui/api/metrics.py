@@ -22,7 +22,8 @@ class Metrics:
             "zellige_requests", "Answered requests.", ["method", "route", "status"], registry=self.registry
         )
         self.seconds = Histogram("zellige_request_seconds", "Time to the end of an answer.", ["route"],
-                                 buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60), registry=self.registry)  # fmt: skip
+                                 buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+                                 registry=self.registry)  # fmt: skip
         self.jobs = Counter("zellige_jobs", "Finished jobs.", ["state"], registry=self.registry)
         self.scores = Counter("zellige_scores", "Images that were to be scored.", ["outcome"], registry=self.registry)
         self.waiting = Gauge("zellige_jobs_waiting", "Jobs in the queue.", registry=self.registry)

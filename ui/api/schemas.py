@@ -41,7 +41,8 @@ Seed = Annotated[
     _WHOLE,
 ]
 Name = Annotated[
-    str, Field(min_length=1, max_length=64, description="A model of this server, by the name that its operator gave it.")
+    str,
+    Field(min_length=1, max_length=64, description="A model of this server, by the name that its operator gave it."),
 ]
 
 
@@ -203,7 +204,9 @@ class ImagesIn(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"prompt": "red brick wall", "size": "512x512", "response_format": "b64_json"}]},
+        json_schema_extra={
+            "examples": [{"prompt": "red brick wall", "size": "512x512", "response_format": "b64_json"}]
+        },
     )
 
     prompt: Prompt
@@ -248,5 +251,3 @@ class ImagesOut(BaseModel):
 
     created: int
     data: list[ImageOut]
-
-

@@ -21,7 +21,7 @@ from ui.csv_cell import csv_cell
 
 router = APIRouter(prefix="/v1", tags=["scores"])
 
-COLUMNS = ("name", "width", "height", "both", "x", "y", "seam_x", "seam_y", "verdict", "error")
+COLUMNS: tuple[str, ...] = ("name", "width", "height", "both", "x", "y", "seam_x", "seam_y", "verdict", "error")
 _FORM = {
     "type": "object",
     "required": ["files"],

@@ -48,7 +48,9 @@ class GatedPipeline(PlainPipeline):
         self.gate = threading.Event()
         self.gate.set()
 
-    def __call__(self, prompt: str, *, size: Any, callback: Callable[[int, int], None] | None, **options: Any) -> Material:
+    def __call__(
+        self, prompt: str, *, size: Any, callback: Callable[[int, int], None] | None, **options: Any
+    ) -> Material:
         def gated(step: int, steps: int) -> None:
             if callback is not None:
                 callback(step, steps)
@@ -94,6 +96,7 @@ class Live:
         return answer.json["id"]
 
     def wait(self, id: str, *states: str) -> dict[str, Any]:
+        job: dict[str, Any] = {}
         for _ in range(600):
             job = self.ask("GET", f"/v1/jobs/{id}").json
             if job["state"] in (states or ("done", "failed", "cancelled")):

