@@ -2,7 +2,7 @@
 
     python -m benchmarks.serve [--connections 64 --seconds 60 --size 256 --json FILE]
 
-Starts `zellige serve` in a process of its own, scores a few images to warm it up, then measures one connection that asks
+Starts `zellige serve` in a process of its own, scores images to warm it up, then measures one connection that asks
 again and again for `--serial` seconds, and then `--connections` of them for `--seconds`. A client that is answered 429
 waits as long as Retry-After says, at most `--patience` seconds. Memory is that of the server and its processes.
 """
