@@ -15,7 +15,7 @@ from ui.cli import _parser
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 ELSEWHERE = {"docs/api.md", "docs/attention.md"}
-"""Their python blocks need a server (tests/ui/api/test_api_document.py) or are sessions (tests/kernels/test_document.py)."""
+"""Their python blocks run elsewhere: tests/ui/api/test_api_document.py and tests/kernels/test_document.py."""
 HAS_WEIGHTS = (ROOT / "materials" / "weights" / "model_index.json").is_file()
 
 

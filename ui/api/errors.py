@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ class ApiError(Exception):
 
 def too_many(message: str, retry_after: float) -> ApiError:
     """429 with Retry-After in whole seconds, at least 1."""
-    seconds = str(max(1, round(retry_after + 0.5)))
+    seconds = str(max(1, math.ceil(retry_after)))
     return ApiError(429, message, code="try_again", headers={"Retry-After": seconds})
 
 

@@ -62,7 +62,7 @@ async def events(id: Id, service: Here) -> Response:
 
 
 @router.post("/{id}/cancel", response_model=JobOut, summary="Stop a job", responses=_JOB | _GONE)
-async def cancel(id: Id, service: Here) -> JobOut:
+def cancel(id: Id, service: Here) -> JobOut:
     """A waiting job stops at once, a running one at its next denoising step; what is finished stays as it is."""
     service.job(id)
     service.queue.cancel(id)
@@ -70,7 +70,7 @@ async def cancel(id: Id, service: Here) -> JobOut:
 
 
 @router.delete("/{id}", status_code=204, response_class=Response, summary="Stop and delete a job", responses=_GONE)
-async def delete(id: Id, service: Here) -> Response:
+def delete(id: Id, service: Here) -> Response:
     """Its record and its files are gone after this, those of a running job as soon as it has stopped."""
     service.job(id)
     service.queue.forget(id)

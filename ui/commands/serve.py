@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from asd.errors import ZelligeError
@@ -63,16 +65,28 @@ def run(options: argparse.Namespace) -> int:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from ui.api.app import build
     from ui.api.server import server
+    from ui.job_store import JobStore
 
-    if not options.quiet:
-        shown = f"[{options.host}]" if ":" in options.host else options.host
-        sys.stderr.write(f"zellige: http://{shown}:{options.port} (Ctrl-C stops)\n")
-    made = server(build(settings), options.host, options.port)
-    try:
-        made.run()
-    except SystemExit:  # uvicorn's, after it has said why
-        return EXIT_BAD_INPUT
+    JobStore(settings.out).close()  # says in one sentence why the folder won't do
+    with _listen(options.host, options.port) as listener:
+        made = server(build(settings), options.host, options.port)
+        if not options.quiet:
+            shown = f"[{options.host}]" if ":" in options.host else options.host
+            sys.stderr.write(f"zellige: http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops)\n")
+        with suppress(KeyboardInterrupt):  # which uvicorn raises again after it has stopped
+            made.run(sockets=[listener])
     return EXIT_DONE if made.started else EXIT_BAD_INPUT
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=512)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ZelligeError(
+            f"Expected a free port and an address of this machine, but got {host}:{port} ({reason})"
+        ) from error
 
 
 def _models(items: list[str]) -> dict[str, str]:

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import base64
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -54,6 +59,30 @@ def test_arguments_of_the_command(capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setenv("ZELLIGE_TOKEN", "short")
     assert main(["serve"]) == 2
     assert "a token of at least 16" in capsys.readouterr().err
+
+
+def test_the_command_from_start_to_stop(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ui", "serve", "--port", "0", "--out", str(tmp_path / "jobs")]
+    server = subprocess.Popen(command, cwd=Path(__file__).parents[3], stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    try:
+        line = server.stderr.readline()
+        address = re.search(r"http://127\.0\.0\.1:(\d+) \(Ctrl-C stops\)", line)
+        assert address, line
+        for arguments, told in [
+            (["--port", address[1], "--out", str(tmp_path / "other")], "expected a free port and an address of this"),
+            (["--port", "0", "--out", str(tmp_path / "jobs")], "expected a folder that no other server uses"),
+            (["--port", "0", "--out", str(Path(__file__))], "expected to write"),
+        ]:
+            done = subprocess.run([*command[:4], *arguments], cwd=Path(__file__).parents[3],
+                                  capture_output=True, text=True, check=False)  # fmt: skip
+            assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/healthz", timeout=60) as answer:
+            assert answer.status == 200
+    finally:
+        server.send_signal(signal.SIGINT)
+        rest = server.communicate(timeout=60)[1]
+    assert server.returncode == 0 and rest == ""
 
 
 def basic(password: str) -> str:
