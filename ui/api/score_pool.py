@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections.abc import AsyncIterator
 from concurrent.futures import ProcessPoolExecutor
@@ -128,7 +129,8 @@ def shown_name(name: str | None) -> str:
 
 
 def _prepare() -> None:
-    """In a new process: one thread, no Ctrl-C, and after the server's own work."""
+    """In a new process: one thread, no Ctrl-C, after the server's own work, and not beyond its end."""
+    threading.Thread(target=_end_with_server, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"
     with suppress(OSError, AttributeError):
@@ -139,6 +141,14 @@ def _prepare() -> None:
     from textile_metric.weights import network
 
     network(torch.device("cpu"))
+
+
+def _end_with_server() -> None:
+    """A server that is killed tells its processes nothing."""
+    server = multiprocessing.parent_process()
+    if server is not None:
+        server.join()
+        os._exit(1)
 
 
 def _ready() -> bool:

@@ -63,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     set_loudness(options.verbose)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # jobs and scores share the cores: a thread that waits by spinning keeps the others from what it waits for
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from ui.api.app import build
     from ui.api.server import server
     from ui.job_store import JobStore

@@ -3,6 +3,9 @@ from __future__ import annotations
 import csv
 import io
 import os
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -100,6 +103,33 @@ def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
         (result,) = live.upload(("a.png", picture())).json["results"]
         assert "score" in result
         assert live.app.state.service.pool._pool is not pool
+
+
+def test_a_killed_server_takes_its_processes_along() -> None:
+    program = """if __name__ == "__main__":
+    import os, sys
+    from multiprocessing import get_context
+    from ui.api.score_pool import _end_with_server
+    child = get_context("spawn").Process(target=_end_with_server)
+    child.start()
+    print(child.pid, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "server.py").write_text(program)
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+        command = [sys.executable, str(Path(folder) / "server.py")]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == -9
+        for _ in range(600):
+            try:
+                os.kill(int(done.stdout), 0)
+            except ProcessLookupError:
+                return
+            if Path(f"/proc/{int(done.stdout)}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+            time.sleep(0.1)
+    raise AssertionError("it lives on")
 
 
 def test_an_image_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
