@@ -33,7 +33,7 @@ def queue_in(folder: Path, load: Callable[[str | None], Any] | None = None, **op
 
 
 def finished(queue: JobQueue, id: str) -> Job:
-    for _ in range(2000):
+    for _ in range(12000):
         job = queue.get(id)
         assert job is not None
         if not job.active:
@@ -52,7 +52,7 @@ class Fast:
     def __call__(self, request: Request, out: Path, _pipeline: object, progress: Callable[[Progress], None]) -> None:
         for step in (1, 2):
             progress(Progress(sample=0, count=request.count, step=step, steps=2))
-            assert self.gate.wait(20)
+            assert self.gate.wait(180)
         out.mkdir()
         (out / "basecolor.png").write_bytes(bytes(1000))
 

@@ -55,7 +55,7 @@ class GatedPipeline(PlainPipeline):
             if callback is not None:
                 callback(step, steps)
             if step == 1:
-                assert self.gate.wait(20)
+                assert self.gate.wait(180)
 
         return super().__call__(prompt, size=size, callback=gated, **options)
 
@@ -70,7 +70,7 @@ class Live:
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None, **json_body: Any
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
         try:
             given = dict(headers or {})
             if json_body:
@@ -97,7 +97,7 @@ class Live:
 
     def wait(self, id: str, *states: str) -> dict[str, Any]:
         job: dict[str, Any] = {}
-        for _ in range(600):
+        for _ in range(3600):
             job = self.ask("GET", f"/v1/jobs/{id}").json
             if job["state"] in (states or ("done", "failed", "cancelled")):
                 return job
@@ -105,7 +105,7 @@ class Live:
         raise AssertionError(f"{id} is still {job}")
 
     def raw(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=180)
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def serving(out: Path, *, page: Any = None, load: Any = None, **values: Any) -> 
         finally:
             pipeline.gate.set()
             made.should_exit = True
-            thread.join(30)
+            thread.join(180)
             assert not thread.is_alive()
 
 

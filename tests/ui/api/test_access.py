@@ -77,11 +77,11 @@ def test_the_command_from_start_to_stop(tmp_path: Path) -> None:
             done = subprocess.run([*command[:4], *arguments], cwd=Path(__file__).parents[3],
                                   capture_output=True, text=True, check=False)  # fmt: skip
             assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
-        with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/healthz", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/healthz", timeout=300) as answer:
             assert answer.status == 200
     finally:
         server.send_signal(signal.SIGINT)
-        rest = server.communicate(timeout=60)[1]
+        rest = server.communicate(timeout=300)[1]
     assert server.returncode == 0 and rest == ""
 
 

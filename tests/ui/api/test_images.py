@@ -17,7 +17,7 @@ from tests.ui.api.conftest import TOKEN, Live, serving
 
 
 def client(live: Live, token: str = "none", **options: object) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{live.url}/v1", api_key=token, max_retries=0, timeout=30, **options)  # pyright: ignore[reportArgumentType] - as given
+    return openai.OpenAI(base_url=f"{live.url}/v1", api_key=token, max_retries=0, timeout=180, **options)  # pyright: ignore[reportArgumentType] - as given
 
 
 def pixels(data: bytes) -> tuple[tuple[int, int], bytes]:

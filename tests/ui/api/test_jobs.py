@@ -80,7 +80,7 @@ def test_events_end_with_the_job(live: Live) -> None:
     reader.start()
     live.wait(id, "running")
     live.pipeline.gate.set()
-    reader.join(20)
+    reader.join(180)
     told = events_of(answers[0])
     assert told[-1][0] == "done" and told[-1][1]["progress"] == 1
     assert {kind for kind, _ in told[:-1]} == {"progress"}
