@@ -22,6 +22,7 @@ from materials.maps import ambient_occlusion
 from materials.material import CHANNELS, MAPS, Material
 from materials.png import Pixels, read_png, write_png
 from materials.preview import flat, render
+from materials.provenance import Source, describe
 from textile_metric.seam import seam_ratio
 
 SCHEMA_VERSION = "1"
@@ -40,14 +41,16 @@ def save_material(
     extra: Mapping[str, Any] | None = None,
     height_format: HeightFormat = "png16",
     previews: bool = True,
+    metadata: bool = True,
+    source: Source = "trainedAlgorithmicMedia",
 ) -> list[Path]:
     """Write every map of `material`, ambient occlusion, previews and `material.json` into `folder`.
 
     Files: `basecolor.png` (8-bit sRGB), `normal.png` (16-bit linear, OpenGL, blue above one half), `height.png` (16-bit
     linear, the depth in metres in its text) or `height.exr` (32-bit float), `roughness.png`, `metallic.png`, `ao.png`
     (8-bit linear), `preview.png` (a lit ball), `tiled.png` (2x2 tiles, lit), `material.json`. Each file appears whole
-    or not at all, and an older `material.json` is removed first: a folder that has one is complete. Every PNG carries
-    `parameters` (one line as other tools read it) and `zellige` (JSON) as text.
+    or not at all, and an older `material.json` is removed first: a folder that has one is complete. Every image carries
+    text that says where it comes from (`materials.provenance`).
 
     Args:
         material: what to save.
@@ -57,6 +60,9 @@ def save_material(
         extra: further top-level entries of `material.json`, such as scores; none of its own names.
         height_format: "png16" or "exr".
         previews: whether to render `preview.png` and `tiled.png`.
+        metadata: whether prompt, seed, origin and versions go into the files. Without, images have no text, and of the
+            request `material.json` keeps which maps are locked to one value.
+        source: what made the material, in IPTC's words.
 
     Returns:
         The files written, `material.json` last.
@@ -69,17 +75,19 @@ def save_material(
         raise ZelligeError(f"Expected a height format of png16 or exr, but got {height_format!r}.")
     folder = Path(folder)
     request = dict(request or {})
-    manifest = _manifest(material, request)
+    manifest = _manifest(material, request if metadata else _plain_locks(request))
+    if not metadata:
+        manifest["versions"] = {}
     if clash := sorted(set(manifest) & set(extra or {})):
         raise ZelligeError(f"Expected extra entries beside those of material.json, but got {', '.join(clash)}.")
     manifest |= dict(extra or {})
-    text = _text(manifest)
+    text = _text(manifest, source) if metadata else {}
     make_folder(folder)
     height_file = "height.exr" if height_format == "exr" else "height.png"
     _retire(folder, {*(f"{name}.png" for name in _BITS if name != "height"), height_file, *_previews(previews)})
     written: list[Path] = []
     for name, values in _maps(material).items():
-        more = {"depth_m": repr(material.depth_m)} if name == "height" else {}
+        more = {"depth_m": repr(material.depth_m)} if name == "height" and metadata else {}
         if name == "height" and height_format == "exr":
             path = write_exr(folder / height_file, values[0].contiguous().numpy(), text=text | more)
             seams = seam_ratio(values)
@@ -142,16 +150,6 @@ def quantise(values: Tensor, bits: int, *, signed: bool = False) -> Pixels:
     return pixels
 
 
-def parameters_line(request: Mapping[str, Any], size: tuple[int, int]) -> str:
-    """The request as other tools write and read it: the prompt, then `Steps: 8, Seed: 7, Size: 512x512`."""
-    shown = {"Steps": "steps", "CFG scale": "guidance", "Seed": "seed"}
-    parts = [f"{label}: {request[key]}" for label, key in shown.items() if request.get(key) is not None]
-    parts.append(f"Size: {size[0]}x{size[1]}")
-    parts += [f"{label}: {request[key]}" for label, key in (("Model", "model"),) if request.get(key) is not None]
-    prompt = " ".join(str(request.get("prompt") or "").split())
-    return f"{prompt}\n{', '.join(parts)}" if prompt else ", ".join(parts)
-
-
 def _previews(wanted: bool) -> tuple[str, ...]:
     return ("preview.png", "tiled.png") if wanted else ()
 
@@ -176,14 +174,20 @@ def _manifest(material: Material, request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _text(manifest: dict[str, Any]) -> dict[str, str]:
+def _text(manifest: dict[str, Any], source: Source) -> dict[str, str]:
     described = {key: manifest[key] for key in ("schema", "request", "size", "size_m", "seamless", "versions")}
     try:
         json.dumps(manifest)
-        zellige = json.dumps(described, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise ZelligeError(f"Expected a request and extra entries that JSON can hold, but got {error}.") from error
-    return {"parameters": parameters_line(manifest["request"], manifest["size"]), "zellige": zellige}
+    return describe(described, source)
+
+
+def _plain_locks(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a request, that some maps are one value by intent, which `check` asks for."""
+    locks = {name: value for name, value in dict(request.get("lock") or {}).items()
+             if not isinstance(value, str) or value.startswith("#")}  # fmt: skip
+    return {"lock": locks} if locks else {}
 
 
 def _entry(path: Path, name: str, height_format: HeightFormat, material: Material) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from asd.seamless import Seamless, SeamlessAxes, parse_axes
 from asd.sizes import torus_size
 from materials.conditioning import SCALE_RANGE, condition_vector
 from materials.cut import calm_cut
+from materials.defaults import GUIDANCE, STEPS
 from materials.grain import STRENGTH as GRAIN
 from materials.grain import add_grain
 from materials.maps import fit_depth, height_from_normal, normal_from_height, reconcile
@@ -43,8 +44,6 @@ from diffusers import AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2D
 from transformers import BertModel, PreTrainedTokenizerBase  # noqa: E402 - as above
 
 DEFAULT_WEIGHTS = Path(__file__).with_name("weights")
-STEPS = 7
-GUIDANCE = 5.0
 GUIDED = (0.7, 1.0)
 """Noise levels between which classifier-free guidance acts (Kynkäänniemi et al. 2024); outside it costs variety."""
 BASE_TEXELS = 256

@@ -21,6 +21,8 @@ from materials.errors import ZelligeError
 ColourSpace = Literal["srgb", "linear", "raw"]
 Pixels: TypeAlias = NDArray[np.uint8 | np.uint16]
 
+XMP = "XML:com.adobe.xmp"
+"""Keyword of an XMP packet, which is never compressed (XMP specification, part 3, 1.1.5)."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _STRIP_BYTES = 1 << 20
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
@@ -149,7 +151,7 @@ def _text_body(keyword: str, value: str) -> bytes:
         raise ZelligeError(f"Expected a PNG keyword of 1 to 79 Latin-1 characters, but got {keyword!r}.")
     body = value.replace("\0", "").encode("utf-8", "replace")
     flag = b"\0"
-    if len(body) > 2048:
+    if len(body) > 2048 and keyword != XMP:
         flag, body = b"\1", zlib.compress(body)
     return key + b"\0" + flag + b"\0\0\0" + body
 

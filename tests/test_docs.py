@@ -14,8 +14,8 @@ from ui.cli import _parser
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-SESSIONS = {"docs/attention.md"}
-"""Their python blocks are interpreter sessions, run as doctests (tests/kernels/test_document.py)."""
+ELSEWHERE = {"docs/api.md", "docs/attention.md"}
+"""Their python blocks run elsewhere: tests/ui/api/test_api_document.py and tests/kernels/test_document.py."""
 HAS_WEIGHTS = (ROOT / "materials" / "weights" / "model_index.json").is_file()
 
 
@@ -24,7 +24,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 @pytest.mark.skipif(not HAS_WEIGHTS, reason="materials/weights is not there")
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if blocks(name, "python") and name not in SESSIONS])
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if blocks(name, "python") and name not in ELSEWHERE])
 def test_python_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     guard_torchvision()

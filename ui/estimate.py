@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asd.errors import ZelligeError
+from materials.defaults import STEPS
 from ui import memory
 from ui.jobs import sized
 from ui.output import free_space
@@ -19,8 +20,6 @@ GUESSED_RATE = 0.008
 """Megapixels per second of the shipped model with all its files on one thread of a busy machine: others make more."""
 LEAST_PIXELS = 256**2
 """Smaller results take as long: the model works at the size it was trained at, and the preview has one size."""
-DEFAULT_STEPS = 7
-"""`materials.pipeline.STEPS`, repeated here because that module loads torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ def work(request: Request) -> float:
     """Pixels to make, small results counted as `LEAST_PIXELS` and more steps than usual as more pixels."""
     request = _sized(request)
     pixels = max(LEAST_PIXELS, request.size[0] * request.size[1]) * request.count
-    return pixels * max(1.0, (request.steps or DEFAULT_STEPS) / DEFAULT_STEPS)
+    return pixels * max(1.0, (request.steps or STEPS) / STEPS)
 
 
 def _sized(request: Request) -> Request:

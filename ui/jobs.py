@@ -19,6 +19,7 @@ from ui.sources import load_variation
 
 if TYPE_CHECKING:
     from materials.material import Material
+    from materials.provenance import Source
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +183,13 @@ def _make(
             )
         with refused(folder):
             save_material(
-                material, stage, request=request.to_dict(), extra=extra, height_format=request.height_format
+                material,
+                stage,
+                request=request.to_dict(),
+                extra=extra,
+                height_format=request.height_format,
+                metadata=not request.strip_metadata,
+                source=_source(request),
             )
     except OutputError as error:
         raise OutputError(str(error).replace(str(stage), str(folder))) from error
@@ -215,6 +222,11 @@ def sized(request: Request) -> Request:
     from materials.photo import photo_size
 
     return dataclasses.replace(request, size=photo_size(str(request.image)))
+
+
+def _source(request: Request) -> Source:
+    given = request.image is not None or any(isinstance(v, str) and not v.startswith("#") for _, v in request.lock)
+    return "compositeWithTrainedAlgorithmicMedia" if given else "trainedAlgorithmicMedia"
 
 
 def _reporter(

@@ -248,6 +248,8 @@ def _csv_row(header: list[str], cells: list[str]) -> Mapping[str, Any]:
             continue
         if name.startswith(_LOCK):
             locks[name.removeprefix(_LOCK)] = _number(cell)
+        elif name == "strip_metadata":  # spreadsheets write TRUE
+            values[name] = {"true": True, "false": False}.get(cell.lower(), cell)
         else:
             values[name] = cell if name in ("id", "prompt", "image", "mask", "model") else _number(cell)
     if "lock" in values:

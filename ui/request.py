@@ -78,6 +78,8 @@ class Request:
     model: str | None = None
     """A diffusers folder or a hub id; None is the model inside the package."""
     height_format: HeightFormat = "png16"
+    strip_metadata: bool = False
+    """Leave prompt, seed and origin out of the files: no text in images, no request in material.json."""
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
@@ -88,6 +90,8 @@ class Request:
         _check_choice("height_format", self.height_format, get_args(HeightFormat))
         _check_whole("count", self.count, 1, MAX_COUNT)
         _check_whole("seed", self.seed, 0, MAX_SEED - self.count + 1)
+        if not isinstance(self.strip_metadata, bool):
+            raise ZelligeError(f"Expected strip_metadata to be true or false, but got {_short(self.strip_metadata)}")
         if self.steps is not None:
             _check_whole("steps", self.steps, 1, MAX_STEPS)
         if self.guidance is not None:

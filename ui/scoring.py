@@ -6,9 +6,12 @@ import glob
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asd.errors import ZelligeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".tga", ".dds", ".avif")
 """Of the files that are looked for in a folder; a file that is named is scored whatever it is called."""
@@ -78,22 +81,37 @@ def expand(places: Sequence[str]) -> list[Path]:
 
 def score_file(path: Path) -> ImageScore | BadFile:
     """Scores of one image file; a file that cannot be read is a `BadFile`, never an exception."""
-    import torch
-
-    from textile_metric import seam_ratio, tileability
     from textile_metric.images import as_images
 
     try:
+        image = as_images(path)
+    except ValueError as error:
+        return BadFile(path=path, reason=str(error).rstrip("."))
+    except (MemoryError, RuntimeError) as error:
+        return _too_large(path, error)
+    return score_image(image, path)
+
+
+def score_image(image: Tensor, path: Path = Path()) -> ImageScore | BadFile:
+    """Scores of one image (1, 3, H, W) in [0, 1], as that of the file `path`."""
+    import torch
+
+    from textile_metric import seam_ratio, tileability
+
+    try:
         with torch.no_grad():
-            image = as_images(path)
             x, y = (float(tileability(image, axis)) for axis in ("x", "y"))
         seam_x, seam_y = (float(value) for value in seam_ratio(image)[0])
     except ValueError as error:
         return BadFile(path=path, reason=str(error).rstrip("."))
     except (MemoryError, RuntimeError) as error:
-        return BadFile(path=path, reason=f"Expected enough memory for this image, but got: {error}"[:300])
+        return _too_large(path, error)
     height, width = image.shape[2:]
     return ImageScore(path=path, width=width, height=height, both=x * y, x=x, y=y, seam_x=seam_x, seam_y=seam_y)
+
+
+def _too_large(path: Path, error: Exception) -> BadFile:
+    return BadFile(path=path, reason=f"Expected enough memory for this image, but got: {error}"[:300])
 
 
 def overlay(path: Path, out: Path) -> Path:

@@ -103,7 +103,9 @@ def test_every_png_says_where_it_comes_from(tmp_path: Path, material: Material) 
     for name in FILES:
         with Image.open(tmp_path / f"{name}.png") as image:
             info = dict(image.info)
-        assert info["parameters"] == "mossy cobblestone wall\nSteps: 8, CFG scale: 4.5, Seed: 7, Size: 48x40"
+        assert info["parameters"].startswith(
+            "mossy cobblestone wall\nSteps: 8, CFG scale: 4.5, Seed: 7, Size: 48x40, Tiling: True"
+        )
         assert json.loads(info["zellige"])["request"] == REQUEST
     assert read_png(tmp_path / "height.png").text["depth_m"] == "0.02"
 

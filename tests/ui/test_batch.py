@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from asd.errors import CheckpointError, OutputError, ZelligeError
+from materials.defaults import STEPS
 from tests.ui.conftest import PlainPipeline
 from ui import fingerprint as fingerprints
 from ui.batch import BatchInterrupted, BatchProgress, Summary, plan_batch, run_batch
-from ui.estimate import DEFAULT_STEPS, GUESSED_RATE, LEAST_PIXELS, estimate
+from ui.estimate import GUESSED_RATE, LEAST_PIXELS, estimate
 from ui.manifest import ManifestError, Row
 from ui.presence import LOCK_FILE
 from ui.request import Request
@@ -556,9 +557,6 @@ def test_kills_at_random_moments_change_nothing(pipeline: PlainPipeline, tmp_pat
 
 
 def test_estimates_say_where_the_rate_comes_from(pipeline: PlainPipeline, tmp_path: Path) -> None:
-    from materials.pipeline import STEPS
-
-    assert DEFAULT_STEPS == STEPS
     given = [
         Row(id="r0", line=1, request=Request(prompt="oak", size=(8, 8))),
         Row(id="a", line=2, request=Request(prompt="oak", size=(1000, 500))),

@@ -21,6 +21,7 @@ FULL = {
     "lock": {"basecolor": "#a0522d", "height": "relief.png", "roughness": 0.8},
     "model": "some/folder",
     "height_format": "exr",
+    "strip_metadata": True,
 }
 
 
@@ -101,6 +102,7 @@ def test_order_of_locks_is_no_difference() -> None:
         ({"vary": -1}, "vary to be a whole number from 0"),
         ({"vary": 1, "amount": "x"}, "amount to be a number from 0 to 1"),
         ({"size": "0x0"}, "both sides of size"),
+        ({"strip_metadata": 1}, "strip_metadata to be true or false, but got 1"),
         ({"seamless": "yx"}, "seamless to be none or x or y or xy, but got 'yx'"),
         ({"seamless": True}, "seamless"),
         ({"seed": -1}, "seed to be a whole number from 0"),

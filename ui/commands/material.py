@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="PATH_OR_ID", help="a diffusers folder or a hub id (the model in the package)")
     formats = "|".join(get_args(HeightFormat))
     add("--height-format", metavar=formats, default="png16", help="file of the height map (%(default)s)")
+    add("--strip-metadata", action="store_true", help="leave prompt, seed and origin out of the files")
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
     add("--json", action="store_true", help="print one JSON object in place of lines")
     add_loudness(parser)
@@ -73,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
             "amount": options.amount,
             "model": options.model,
             "height_format": options.height_format,
+            "strip_metadata": options.strip_metadata,
         }
     )
     set_loudness(options.verbose)

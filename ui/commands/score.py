@@ -22,6 +22,7 @@ from ui.commands.common import (
     set_loudness,
     write_line,
 )
+from ui.csv_cell import csv_cell
 
 if TYPE_CHECKING:
     from ui.scoring import BadFile, ImageScore
@@ -98,7 +99,7 @@ def _print(scores: Sequence[ImageScore], bad: Sequence[BadFile], options: argpar
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(each.to_dict() for each in scores)
+        writer.writerows(each.to_dict() | {"path": csv_cell(str(each.path))} for each in scores)
         write_line(text.getvalue().rstrip("\n"))
     elif scores:
         wide = max(len(str(each.path)) for each in scores)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import base64
+import gc
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.ui.api.conftest import TOKEN, Live, serving
+from ui.api.page import find_page
+
+
+@pytest.fixture
+def blocks() -> Iterator[Any]:
+    import gradio
+
+    with gradio.Blocks(title="a page of zellige") as made:
+        box = gradio.Textbox(label="prompt")
+        box.submit(lambda text: text.upper(), box, box, api_name="shout")
+    yield made
+    gc.collect()  # the sockets that gradio leaves to it, before the next test
+
+
+# gradio, pandas and pydantic warn of each other, and gradio leaves sockets open
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_is_behind_the_token_and_the_api_before_it(tmp_path: Path, blocks: Any) -> None:
+    with serving(tmp_path, token=TOKEN, page=blocks) as live:
+        log_in = {"Authorization": "Basic " + base64.b64encode(f"me:{TOKEN}".encode()).decode()}
+        for path in ("/", "/config", "/gradio_api/info", "/gradio_api/file=/etc/passwd"):
+            assert live.ask("GET", path).status == 401, path
+        assert live.ask("POST", "/gradio_api/call/shout", headers={}, data=["x"]).status == 401
+        answer = live.ask("GET", "/", headers=log_in)
+        assert answer.status == 200 and b"a page of zellige" in answer.body
+        assert answer.headers["x-content-type-options"] == "nosniff" and "content-security-policy" not in answer.headers
+        assert live.ask("GET", "/gradio_api/info", headers=log_in).status == 200
+        assert live.ask("GET", "/gradio_api/file=/etc/passwd", headers=log_in).status in (403, 404)
+        assert live.ask("GET", "/healthz").json["status"] == "ok"
+        assert live.ask("GET", f"/v1/jobs/{'0' * 32}", headers=log_in).json["error"]["code"] == "job_not_found"
+        started = live.ask("POST", "/gradio_api/call/shout", headers=log_in, data=["moss"])
+        assert started.status == 200
+        told = live.ask("GET", f"/gradio_api/call/shout/{started.json['event_id']}", headers=log_in)
+        assert b"MOSS" in told.body
+        declared = log_in | {"Content-Length": str(10**10), "Content-Type": "multipart/form-data; boundary=x"}
+        assert live.ask("POST", "/gradio_api/upload", None, declared).status == 413
+        live_document = live.ask("GET", "/openapi.json", headers=log_in).json
+        assert not [path for path in live_document["paths"] if "gradio" in path]
+
+
+def test_without_a_page_there_is_nothing_at_the_root(live: Live) -> None:
+    assert live.ask("GET", "/").status == 404
+
+
+def test_the_page_of_ui_web_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = ModuleType("ui.web")
+    module.build = lambda: "the page"
+    monkeypatch.setitem(sys.modules, "ui.web", module)
+    monkeypatch.setattr("ui.api.page.find_spec", lambda name: name)
+    assert find_page() == "the page"
+    monkeypatch.setattr("ui.api.page.find_spec", lambda name: None)
+    assert find_page() is None
