@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import sys
 import threading
@@ -36,9 +37,9 @@ def run(options: argparse.Namespace) -> int:
     check(options)
     set_loudness(options.verbose)
     sock = _listen(options.host, options.port)
-    from ui.web.app import application
-
     import uvicorn
+
+    from ui.web.app import application
 
     port = sock.getsockname()[1]
     hosts = ("localhost", "127.0.0.1", "::1", options.host) if is_loopback(options.host) else None
@@ -49,10 +50,8 @@ def run(options: argparse.Namespace) -> int:
     server = uvicorn.Server(config)
     address = f"http://{_shown(options.host)}:{port}/"
     threading.Thread(target=_announce, args=(server, address, options), daemon=True).start()
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[sock])
-    except KeyboardInterrupt:
-        pass
     return EXIT_DONE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ import gradio as gr  # noqa: E402 - after the environment
 from ui.web import batch, history, material, score  # noqa: E402 - as above
 from ui.web.page import Page  # noqa: E402 - as above
 from ui.web.preview import STATIC  # noqa: E402 - as above
+from ui.web.splash import Splash  # noqa: E402 - as above
 from ui.web.theme import theme  # noqa: E402 - as above
 from ui.web.uploads import MAX_FILE  # noqa: E402 - as above
 from ui.web.work import Studio  # noqa: E402 - as above
@@ -51,17 +53,22 @@ def build(out: str | Path = "out", *, device: str = "auto") -> gr.Blocks:
     with gr.Blocks(title="zellige", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as blocks:
         gr.HTML(_read("header.html"), apply_default_css=False, js_on_load=_read("header.js"), elem_id="z-header")
         with gr.Tabs(elem_id="z-tabs") as tabs:
-            page = Page(studio=studio, tabs=tabs)
-            for tab in TABS:
-                with gr.Tab(tab.TITLE, id=tab.TITLE):
-                    tab.build(page)
+            page: Page | None = None
+            for module in TABS:
+                with gr.Tab(module.TITLE, id=module.TITLE) as tab:
+                    page = Page(studio, tabs, tab) if page is None else replace(page, tab=tab)
+                    module.build(page)
     # the desk is the queue; Gradio's own must only hand everything on
     blocks.queue(api_open=False, max_size=64, default_concurrency_limit=None)
     return blocks
 
 
 def mount(app: FastAPI, blocks: gr.Blocks | None = None, path: str = "/", **options: Any) -> FastAPI:
-    """Serve the page on `app` at `path`, with its look; `options` are those of `gradio.mount_gradio_app`, such as auth."""
+    """Serve the page on `app` at `path`, with its look.
+
+    `options` are those of `gradio.mount_gradio_app`, such as `auth_dependency`. Whoever mounts it on an application of
+    their own puts `ui.web.guard.Guard` or a guard of their own before it.
+    """
     look: dict[str, Any] = {
         "theme": theme(),
         "css": _read("page.css"),
@@ -78,6 +85,7 @@ def mount(app: FastAPI, blocks: gr.Blocks | None = None, path: str = "/", **opti
     }
     if path == "/":
         look["favicon_path"] = str(STATIC / "icon.svg")
+    app.add_middleware(Splash, path=path)
     return gr.mount_gradio_app(app, build() if blocks is None else blocks, path, **(look | options))
 
 

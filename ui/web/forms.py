@@ -13,8 +13,10 @@ from asd.errors import ZelligeError
 from ui.request import MAX_PROMPT, LockedMap, Request
 from ui.web.uploads import check_image, printable
 
-EXAMPLES = ("mossy cobblestone wall", "red brick wall, white mortar", "rusty painted metal", "brown leather", "oak planks")
+EXAMPLES = ("mossy cobblestone wall", "red brick wall", "rusty painted metal", "brown leather", "oak planks")
 SEAMLESS = [("Both ways", "xy"), ("Left–right", "x"), ("Top–bottom", "y"), ("Off", "none")]
+FIELDS = 19
+"""Inputs of the form."""
 SCALARS = ("roughness", "metallic", "height")
 MOST_AT_ONCE = 16
 """Samples of one press of the button; a batch makes more."""
@@ -57,7 +59,9 @@ class Form:
                               min_width=80, elem_id=f"z-lock-{name}")
                     for name in SCALARS
                 ]  # fmt: skip
-            self.colour = gr.Textbox("", label="Basecolor", placeholder="#8b5a2b", max_lines=1, elem_id="z-lock-basecolor")
+            self.colour = gr.Textbox(
+                "", label="Basecolor", placeholder="#8b5a2b", max_lines=1, elem_id="z-lock-basecolor"
+            )
             self.images = [
                 gr.File(label=f"{name.capitalize()} from an image", file_types=[".png", ".jpg", ".jpeg", ".webp"],
                         file_count="single", height=96, elem_id=f"z-image-{name}")

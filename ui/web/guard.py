@@ -1,4 +1,4 @@
-"""What stands before the page: only this machine's own names, a token if there is one, and no way out for the browser."""
+"""What stands before the page: this machine's own names, a token if there is one, no way out for the browser."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -18,6 +18,8 @@ class Page:
 
     studio: Studio
     tabs: gr.Tabs
+    tab: gr.Tab
+    """The one that is being built."""
     form: Form | None = None
-    recalled: list[Any] = field(default_factory=list)
-    """Components beside the form that a recall changes: the note above it."""
+    status: gr.HTML | None = None
+    """The note beside the form."""

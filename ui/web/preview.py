@@ -14,17 +14,25 @@ STATIC = Path(__file__).with_name("static")
 FILES = ("solid.js", "tiles.js", "preview.js")
 
 
-def preview(label: str, elem_id: str) -> gr.HTML:
-    """The component; its value is from `shown`, and it triggers `select` with the index of the item that is looked at."""
+def preview(elem_id: str, title: str, text: str) -> gr.HTML:
+    """The component; its value is from `shown`, and it triggers `select` with the index of the item that is looked at.
+
+    As long as there is none, it shows `title` and `text`, which are plain.
+    """
     return gr.HTML(
         value=shown([]),
-        html_template='<div class="z-preview"></div>',
+        html_template=f'<div class="z-preview" data-title="{title}" data-text="{text}"></div>',
         js_on_load=script(),
-        label=label,
         elem_id=elem_id,
         apply_default_css=False,
         container=False,
     )
+
+
+def status(text: str, elem_id: str) -> gr.HTML:
+    """The place of notes and progress."""
+    script = (STATIC / "status.js").read_text(encoding="utf-8")
+    return gr.HTML(text, js_on_load=script, elem_id=elem_id, apply_default_css=False)
 
 
 def shown(items: Sequence[dict[str, Any]], chosen: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""The page's own look: glazed teal and saffron on greys that leave colours alone, fonts of the system, light and dark."""
+"""The page's own look: glazed teal on greys that leave colours alone, fonts of the system, light and dark."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import gradio as gr
 from gradio.themes.utils import colors, sizes
 
 TEAL = colors.Color(
-    "#eefaf7", "#d3f1ea", "#a6e2d6", "#6fcbbc", "#38ab9b", "#17877a", "#0c6b62", "#0b564f", "#0c4540", "#0b3834", "#041f1d"
-)
+    "#eefaf7", "#d3f1ea", "#a6e2d6", "#6fcbbc", "#38ab9b",
+    "#17877a", "#0c6b62", "#0b564f", "#0c4540", "#0b3834", "#041f1d",
+)  # fmt: skip
 GREY = colors.Color(
-    "#f7f8f8", "#eef0f0", "#dfe3e3", "#c6cccc", "#98a1a1", "#667070", "#4c5656", "#384040", "#262d2d", "#1a2020", "#111616"
-)
+    "#f7f8f8", "#eef0f0", "#dfe3e3", "#c6cccc", "#98a1a1",
+    "#667070", "#4c5656", "#384040", "#262d2d", "#1a2020", "#111616",
+)  # fmt: skip
 SYSTEM = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "DejaVu Sans", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
@@ -32,9 +34,10 @@ def theme() -> gr.themes.Base:
         background_fill_primary_dark="*neutral_900",
         background_fill_secondary="*neutral_50",
         background_fill_secondary_dark="*neutral_800",
-        block_background_fill="white",
-        block_background_fill_dark="*neutral_900",
-        block_border_width="1px",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
+        block_border_width="0px",
+        block_padding="0px",
         block_border_color="*neutral_200",
         block_border_color_dark="*neutral_700",
         block_label_background_fill="transparent",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asd.errors import ZelligeError
+from ui.web.uploads import check_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,6 +33,7 @@ class Views:
     def __init__(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="zellige-ui-"))
         self._folders: list[Path] = []
+        self._thumbnails: dict[tuple[Path, int, int], str] = {}
         weakref.finalize(self, shutil.rmtree, self.root, True)
 
     def folder(self) -> Path:
@@ -77,12 +79,25 @@ class Views:
         return item | {"title": title, "seed": "", "size_m": [1.0, 1.0], "depth_m": 0.0, "kind": "image"}
 
     def thumbnail(self, path: Path) -> str:
-        """A small copy of an image; its address."""
-        return self._copy(path, self.folder() / "thumbnail.png", largest=THUMBNAIL)
+        """A small copy of an 8-bit image, without torch; its address. Raises ZelligeError for a file that is none."""
+        from PIL import Image
 
-    def _scored(
-        self, path: Path, to: Path, maps: dict[str, str], scored: ImageScore | None = None
-    ) -> dict[str, Any]:
+        status = path.stat()
+        key = (path, status.st_mtime_ns, status.st_size)
+        if key not in self._thumbnails:
+            check_image(path)
+            try:
+                with Image.open(path, formats=("PNG",)) as image:
+                    small = image.convert("RGB")
+            except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+                raise ZelligeError(f"Expected a whole image, but {path.name} is damaged") from error
+            small.thumbnail((THUMBNAIL, THUMBNAIL))
+            to = self.root / f"{secrets.token_hex(16)}.webp"
+            small.save(to, format="WEBP", quality=82)
+            self._thumbnails[key] = f"/gradio_api/file={to}"
+        return self._thumbnails[key]
+
+    def _scored(self, path: Path, to: Path, maps: dict[str, str], scored: ImageScore | None = None) -> dict[str, Any]:
         from ui.scoring import ImageScore, overlay, score_file
 
         found = score_file(path) if scored is None else scored

@@ -12,7 +12,7 @@ from asd.errors import ZelligeError
 from ui import jobs
 from ui.jobs import JobInterrupted, Pipeline, Progress, run_job
 from ui.request import Request
-from ui.web.desk import Desk, Stopped, Ticket
+from ui.web.desk import Desk, Stopped, Ticket, unforeseen
 from ui.web.uploads import slug
 from ui.web.views import Views
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from materials.material import Material
 
 STEPS_SHARE = 0.62
-"""Of the time a sample takes, what its denoising steps do; the rest is decoding and writing (measured at 128 and 512)."""
+"""Of the time of a sample, what its denoising steps take; the rest is decoding and writing (at 128 and 512 pixels)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,20 @@ class Studio:
         if not self._loaded:
             self._loaded.append(jobs._load(None, self.device))
         return self._loaded[0]
+
+    def unload(self) -> None:
+        """Give the model's memory back."""
+        self._loaded.clear()
+
+    def plain(self, text: str) -> str:
+        """A sentence without the places of this machine in it."""
+        for place in (str(self.out.resolve()), str(self.out)):
+            text = text.replace(f"{place}/", "")
+        return text
+
+    def told(self, error: Exception) -> str:
+        """An error as a sentence for the page."""
+        return self.plain(str(error) if isinstance(error, ZelligeError) else unforeseen(error))
 
     def new_folder(self, prompt: str) -> Path:
         """A folder of `out` that is not there yet, named after the time and the prompt."""
@@ -83,14 +97,6 @@ def describe(studio: Studio, folders: list[Path], show: Callable[[float], None])
         show(place / len(folders))
         items.append(studio.views.result(folder) | {"folder": str(folder)})
     return sorted(items, key=_rank)
-
-
-def pack(studio: Studio, folder: Path, targets: list[str]) -> list[Path]:
-    """A zip file per target of a result folder, where the browser may fetch them."""
-    from materials.export import export_material
-
-    made = export_material(folder, targets, studio.views.folder() / "packs", name=slug(folder.name).replace("-", "_"), zipped=True)
-    return [file for file in made if file.suffix == ".zip"]
 
 
 def _rank(item: Mapping[str, Any]) -> tuple[float, float]:

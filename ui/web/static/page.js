@@ -7,4 +7,6 @@
     kept = null;
   }
   if (kept) document.body.classList.toggle("dark", kept === "dark");
+  const splash = document.getElementById("z-splash");
+  if (splash) splash.remove();
 }

@@ -215,8 +215,12 @@ function refresh() {
   } catch (error) {
     told = { items: [], chosen: 0 };
   }
-  element.hidden = !told.items.length;
-  if (!told.items.length) return;
+  if (!told.items.length) {
+    const root = element.querySelector(".z-preview");
+    root.replaceChildren(make("div", { class: "z-welcome" }, make("strong", { text: root.dataset.title }), make("span", { text: root.dataset.text })));
+    parts = tiles = solid = null;
+    return;
+  }
   if (!parts) build();
   parts.ranks.replaceChildren(...told.items.map((item, place) => make("button", { type: "button", onclick: () => choose(place, true) },
     make("img", { src: address(item.maps.lit || item.maps.basecolor), alt: "", width: 72, height: 72 }),
