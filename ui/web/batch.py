@@ -182,8 +182,8 @@ def _folder(studio: Studio, file: str, name: str) -> Path:
 def _told(studio: Studio, summary: Summary, stopped: bool) -> str:
     made, kept, failed = len(summary.made), len(summary.kept), len(summary.failed)
     counts = f"{made} made, {kept} whole already, {failed} failed"
-    if stopped:
-        left = len(summary.plan.todo) - made - failed
+    left = len(summary.plan.todo) - made - failed
+    if stopped and left:
         text = note(f"Stopped: {counts}, {left} to do; Run goes on from there.")
     else:
         text = note(f"{counts} in {clock(summary.seconds)}.", kind="plain" if failed else "good")

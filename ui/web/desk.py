@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 16
 """Pieces of work that may wait: more would wait for longer than anybody does."""
 
+SAYS_LITTLE = 1.5
+"""Seconds after which the speed so far says how long the rest will take."""
+
 State = Literal["waiting", "running", "done", "failed", "stopped"]
 
 
@@ -79,9 +82,10 @@ class Ticket:
     @property
     def seconds_left(self) -> float | None:
         """By the mean speed so far; None as long as that says little."""
-        if self.state != "running" or self._counted_from is None or self.done < 0.05:
+        if self.state != "running" or self._counted_from is None or self.done <= 0:
             return None
-        return (time.monotonic() - self._counted_from) * (1 - self.done) / self.done
+        passed = time.monotonic() - self._counted_from
+        return passed * (1 - self.done) / self.done if passed >= SAYS_LITTLE or self.done >= 0.1 else None
 
     def wait(self, seconds: float) -> None:
         """Return when anything at the desk changes, or after `seconds`."""

@@ -45,23 +45,16 @@ class Form:
             self.another = gr.Button("Another seed", size="sm", min_width=40, elem_id="z-another")
         with gr.Accordion("Steps, guidance, pattern", open=False):
             with gr.Row(elem_classes="z-pair"):
-                self.steps = gr.Number(None, label="Steps", placeholder="7", minimum=1, step=1, min_width=90,
-                                       elem_id="z-steps")  # fmt: skip
-                self.guidance = gr.Number(None, label="Guidance", placeholder="5", minimum=0, min_width=90, step=0.5)
-            self.scale = gr.Number(None, label="Pattern size, 0 to 1", placeholder="what fits the size", minimum=0,
-                                   maximum=1, step=0.1, info="0: 256 texels along a pattern, 1: 512")  # fmt: skip
+                self.steps = _optional("Steps", "7", "z-steps")
+                self.guidance = _optional("Guidance", "5", "z-guidance")
+            self.scale = _optional("Pattern size, 0 to 1", "what fits the size", "z-scale",
+                                   info="0: 256 texels along a pattern, 1: 512")  # fmt: skip
             self.height_format = gr.Radio([("16-bit PNG", "png16"), ("EXR", "exr")], value="png16", label="Height file")
         with gr.Accordion("Keep maps", open=False, elem_id="z-locks"):
             gr.Markdown("A map that is kept comes out as you give it; the others are made as ever. Empty is free.")
             with gr.Row(elem_classes="z-pair"):
-                self.scalars = [
-                    gr.Number(None, label=name.capitalize(), placeholder="0 to 1", minimum=0, maximum=1, step=0.05,
-                              min_width=80, elem_id=f"z-lock-{name}")
-                    for name in SCALARS
-                ]  # fmt: skip
-            self.colour = gr.Textbox(
-                "", label="Basecolor", placeholder="#8b5a2b", max_lines=1, elem_id="z-lock-basecolor"
-            )
+                self.scalars = [_optional(name.capitalize(), "0 to 1", f"z-lock-{name}") for name in SCALARS]
+            self.colour = _optional("Basecolor", "#8b5a2b", "z-lock-basecolor")
             self.images = [
                 gr.File(label=f"{name.capitalize()} from an image", file_types=[".png", ".jpg", ".jpeg", ".webp"],
                         file_count="single", height=96, elem_id=f"z-image-{name}")
@@ -77,11 +70,17 @@ class Form:
         ]  # fmt: skip
 
 
+def _optional(label: str, placeholder: str, elem_id: str, **more: Any) -> gr.Textbox:
+    """A field for a number or nothing: Gradio's own for numbers turns nothing into 0."""
+    return gr.Textbox("", label=label, placeholder=placeholder, max_lines=1, min_width=80, elem_id=elem_id, **more)
+
+
 def request(values: Sequence[Any]) -> Request:
     """The request that the values of `Form.inputs` make; raises ZelligeError for one that is wrong."""
     prompt, width, height, seamless, seed, count, steps, guidance, scale, height_format, *rest = values
     scalars, colour, images = rest[: len(SCALARS)], rest[len(SCALARS)], rest[len(SCALARS) + 1 :]
-    lock: dict[str, Any] = {name: value for name, value in zip(SCALARS, scalars, strict=True) if value is not None}
+    given = {name: _number(f"the kept {name}", value) for name, value in zip(SCALARS, scalars, strict=True)}
+    lock: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if colour is not None and str(colour).strip():
         lock["basecolor"] = _colour(str(colour).strip())
     for name, file in zip(get_args(LockedMap), images, strict=True):
@@ -96,9 +95,9 @@ def request(values: Sequence[Any]) -> Request:
             "seamless": seamless,
             "seed": _seed(seed),
             "count": _whole("best of", count),
-            "steps": None if steps is None else _whole("steps", steps),
-            "guidance": guidance,
-            "scale": scale,
+            "steps": _number("steps", steps),
+            "guidance": _number("guidance", guidance),
+            "scale": _number("pattern size", scale),
             "lock": lock,
             "height_format": height_format,
         }
@@ -113,8 +112,8 @@ def fill(made: Request) -> list[Any]:
     locks = dict(made.lock)
     colour = locks.get("basecolor", "")
     return [
-        made.prompt, made.size[0], made.size[1], made.seamless, str(made.seed), made.count, made.steps, made.guidance,
-        made.scale, made.height_format, *(_number(locks.get(name)) for name in SCALARS),
+        made.prompt, made.size[0], made.size[1], made.seamless, str(made.seed), made.count, _text(made.steps),
+        _text(made.guidance), _text(made.scale), made.height_format, *(_text(locks.get(name)) for name in SCALARS),
         colour if isinstance(colour, str) and colour.startswith("#") else "", *(None for _ in get_args(LockedMap)),
     ]  # fmt: skip
 
@@ -163,5 +162,15 @@ def _colour(text: str) -> str:
     return f"#{text.removeprefix('#')}"
 
 
-def _number(value: Any) -> Any:
-    return value if isinstance(value, int | float) else None
+def _number(name: str, value: Any) -> int | float | None:
+    """What a field holds; None for nothing."""
+    text = "" if value is None else str(value).strip()
+    if not text:
+        return None
+    if not re.fullmatch(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})", text):
+        raise ZelligeError(f"Expected {name} to be a number or empty, but got {printable(text, 30)}")
+    return float(text) if "." in text else int(text)
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, int | float) else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -53,9 +52,10 @@ def export_chosen(studio: Studio, items: list[dict[str, Any]], index: int, names
     from materials.export import export_material
 
     try:
-        folder = Path(item_of(items, index)["folder"])
-        name = slug(folder.name).replace("-", "_")
-        made = export_material(folder, names or [], studio.views.folder() / "packs", name=name, zipped=True)
+        item = item_of(items, index)
+        name = slug(str(item["title"])).replace("-", "_")
+        name = name if name[0].isalpha() else f"m_{name}"
+        made = export_material(item["folder"], names or [], studio.views.folder() / "packs", name=name, zipped=True)
     except (ZelligeError, OSError) as error:
         return NOTHING, note(studio.told(error), kind="bad")
     files = [str(file) for file in made if file.suffix == ".zip"]

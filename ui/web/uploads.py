@@ -18,6 +18,7 @@ MAX_FILE = "64mb"
 MAX_FILES = 64
 MAX_TEXT = 2**18
 """Characters of text in a PNG that are read."""
+_DEVICES = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]")
 
 
 def check_image(path: str | Path, shown: str | None = None) -> Path:
@@ -112,8 +113,9 @@ def printable(name: str, most: int = 80) -> str:
 def slug(text: str, default: str = "material") -> str:
     """A part of a folder's name that is safe on every system.
 
-    >>> slug("Mossy Cobblestone / wall!"), slug("../../etc"), slug("苔")
-    ('mossy-cobblestone-wall', 'etc', 'material')
+    >>> slug("Mossy Cobblestone / wall!"), slug("../../etc"), slug("苔"), slug("CON")
+    ('mossy-cobblestone-wall', 'etc', 'material', 'material-con')
     """
     words = re.findall(r"[a-z0-9]+", text.lower()[:400])
-    return "-".join(words)[:40].strip("-") or default
+    made = "-".join(words)[:40].strip("-") or default
+    return f"{default}-{made}" if _DEVICES.fullmatch(made) else made
