@@ -59,7 +59,7 @@ def build(page: Page) -> None:
     page.tab.select(on_list, None, outputs, **quick)
     more.click(on_more, count, outputs, **quick)
     shelf.select(on_select, listed, [status, look, made, packs.row, packs.files], **quick)
-    if page.form is not None:
+    if page.form is not None and page.status is not None:
         packs.more.click(recall, [made, chosen], [*page.form.inputs, page.status, page.tabs], **quick)
 
 

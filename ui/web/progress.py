@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from ui.web.desk import Ticket
 
@@ -11,7 +11,7 @@ TICK = 0.5
 """Seconds between two looks where nothing changes; the time left goes on."""
 
 
-def watch(ticket: Ticket) -> Iterator[str]:
+def watch(ticket: Ticket) -> Generator[str, None, None]:
     """Markup of the ticket, again whenever it changes, until it is over; whoever stops listening stops the work."""
     shown = ""
     try:

@@ -37,7 +37,7 @@ class Splash:
                     data = body.replace(b"<gradio-app", self.html + b"<gradio-app", 1)
                     kept = [pair for pair in held["headers"] if pair[0].lower() != b"content-length"]
                     length = (b"content-length", str(len(data)).encode())
-                    await send(held | {"headers": [*kept, length]})
+                    await send({**held, "headers": [*kept, length]})
                     await send({"type": "http.response.body", "body": data})
             else:
                 await send(message)

@@ -51,7 +51,7 @@ class Views:
         Raises ZelligeError where `folder` holds no whole result.
         """
         told = read_result(folder)
-        request = told.get("request") if isinstance(told.get("request"), dict) else {}
+        request = _object(told.get("request"))
         to = self.folder()
         maps = {}
         for name in MAPS:
@@ -62,7 +62,7 @@ class Views:
             raise ZelligeError(f"Expected a whole result, but {folder.name} has no basecolor")
         if (lit := folder / "tiled.png").is_file():
             maps["lit"] = self._copy(lit, to / "lit.png", quarter=True)
-        height = told["maps"].get("height", {}) if isinstance(told.get("maps"), dict) else {}
+        height = _object(told["maps"].get("height"))
         item = self._scored(folder / "basecolor.png", to, maps)
         return item | {
             "title": title or str(request.get("prompt", folder.name)),
@@ -161,6 +161,10 @@ def _map_file(folder: Path, told: dict[str, Any], name: str) -> Path | None:
         return None
     path = folder / file
     return path if path.is_file() and not path.is_symlink() else None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any, default: float) -> float:

@@ -17,6 +17,11 @@ import pytest
 from materials.png import read_png, write_png
 from tests.ui.web.conftest import ROOT, Site, Visit, watch
 
+UPWARDS = """(() => {
+  const all = [];
+  for (let e = document.activeElement; e; e = e.parentElement) if (e.id) all.push(e.id);
+  return all;
+})()"""
 EVERY = [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")]
 
 
@@ -74,15 +79,15 @@ def first(site: Site) -> Path:
     """A result in the folder before any page is open, made by the command: what the page must equal."""
     arguments = ["material", "red brick <b>wall</b>", "--size", "128x128", "--steps", "2", "--seed", "8"]
     out = site.out / "by-command"
-    subprocess.run([sys.executable, "-m", "ui", *arguments, "--out", str(out)], cwd=ROOT, check=True, capture_output=True,
-                   env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    command = [sys.executable, "-m", "ui", *arguments, "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     return out
 
 
 @pytest.mark.parametrize("visit", [(1440, "light"), (390, "dark")], indirect=True)
 def test_material(visit: Visit, site: Site, first: Path, tmp_path: Path) -> None:
     page = visit.page
-    wide = page.viewport_size["width"] > 600
+    wide = page.evaluate("window.innerWidth") > 600
     ask(visit, "red brick <b>wall</b>", count=2)
     expect(page.locator("#z-status progress")).to_be_visible()
     made(visit)
@@ -215,7 +220,7 @@ def test_score(visit: Visit, first: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("visit", [(1440, "light"), (390, "dark")], indirect=True)
 def test_batch(visit: Visit, site: Site, tmp_path: Path) -> None:
     page = visit.page
-    name = f"walls-{page.viewport_size['width']}"
+    name = f"walls-{page.evaluate('window.innerWidth')}"
     rows = [{"id": f"r{i}", "prompt": "red brick wall", "size": "64x64", "steps": 1, "seed": i} for i in range(2)]
     (tmp_path / "bad.jsonl").write_text(json.dumps(rows[0] | {"lock": {"height": "/etc/passwd"}}))
     (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -281,8 +286,7 @@ def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
     reached: set[str] = set()
     for _ in range(40):
         page.keyboard.press("Tab")
-        ids = "(() => { const all = []; for (let e = document.activeElement; e; e = e.parentElement) if (e.id) all.push(e.id); return all; })()"
-        reached |= set(page.evaluate(ids))
+        reached |= set(page.evaluate(UPWARDS))
     assert wanted <= reached, wanted - reached
 
 

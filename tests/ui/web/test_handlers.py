@@ -140,12 +140,13 @@ def test_stop_really_stops(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> N
                 time.sleep(0.02)
                 options["callback"](step, steps)
 
-            return super().__call__(prompt, **(options | {"callback": tell}))
+            given: Any = options | {"callback": tell}
+            return super().__call__(prompt, **given)
 
     slow = Slow()
     monkeypatch.setattr("ui.jobs._load", lambda model, device: slow)
-    steps = material.make(studio, "me", values(steps="900"))
-    for told in steps:
+    told: tuple[Any, ...] = ()
+    for told in material.make(studio, "me", values(steps="900")):
         if "step 3 of" in told[0].lower():
             assert studio.desk.stop("me") == 1
     assert "Stopped; nothing was kept." in told[0] and told[-2]["interactive"]

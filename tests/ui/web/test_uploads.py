@@ -70,7 +70,7 @@ def test_forged_settings_are_one_sentence(tmp_path: Path, request_: object) -> N
 @pytest.mark.parametrize("text", ["", "no json", "[" * 100_000, "{}", '{"request": 7}', "9" * 300_000])
 def test_forged_text_is_one_sentence(tmp_path: Path, text: str) -> None:
     path = write_png(tmp_path / "a.png", np.zeros((3, 4, 4), np.uint8), colour="srgb", text={"zellige": text})
-    with pytest.raises(ZelligeError, match="^Expected .*settings"):
+    with pytest.raises(ZelligeError, match=r"^Expected .*settings"):
         read_recall(path)
 
 
@@ -79,7 +79,7 @@ def test_a_text_chunk_that_unpacks_to_much(tmp_path: Path) -> None:
     data = bytearray(png(tmp_path / "a.png", GOOD).read_bytes())
     data[33:33] = chunk(b"iTXt", body)
     (tmp_path / "b.png").write_bytes(data)
-    with pytest.raises(ZelligeError, match="^Expected"):
+    with pytest.raises(ZelligeError, match=r"^Expected"):
         read_recall(tmp_path / "b.png")
 
 

@@ -1,0 +1,131 @@
+"""Make the pictures of docs/web.md with Debian's chromium and the shipped model: `python docs/screenshots.py` (minutes)."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+IMAGES = Path(__file__).with_name("images")
+LARGEST = 400_000
+"""Bytes of a picture."""
+FLAGS = ("--no-sandbox", "--disable-quic", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+MANIFEST = "".join(
+    f'{{"id": "{prompt.replace(" ", "-")}", "prompt": "{prompt}", "size": "256x256", "seed": {seed}}}\n'
+    for seed, prompt in enumerate(("red brick wall", "oak planks", "rusty metal", "grey slate"))
+)
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp())
+    command = [sys.executable, "-m", "ui", "ui", "--port", "0", "--no-browser", "--out", str(folder / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
+        try:
+            picture(browser, address, folder)
+        finally:
+            browser.close()
+            server.terminate()
+    shutil.rmtree(folder)
+
+
+def picture(browser: Browser, address: str, folder: Path) -> None:
+    page = visit(browser, address, 1440, 1180, "light")
+    make(page, "mossy cobblestone wall", 512, 3, count=3)
+    page.get_by_role("radio", name="Plane").first.click()
+    save(page, "web-material-light.png")
+    page.close()
+
+    page = visit(browser, address, 1440, 1180, "dark")
+    make(page, "blue zellige tiles, glazed", 512, 5)
+    save(page, "web-material-dark.png")
+    page.close()
+
+    page = visit(browser, address, 390, 844, "light")
+    make(page, "brown leather", 256, 5)
+    page.locator("#z-preview").scroll_into_view_if_needed()
+    page.evaluate("document.querySelector('#z-status').scrollIntoView()")
+    save(page, "web-phone.png")
+    page.close()
+
+    result = next((folder / "out").glob("*mossy*/0000"))
+    with Image.open(result / "basecolor.png") as image:
+        image.crop((0, 0, 400, 512)).save(folder / "cropped.png")
+    shutil.copy(result / "basecolor.png", folder / "tile.png")
+    page = visit(browser, address, 1440, 1000, "light")
+    page.get_by_role("tab", name="Score").click()
+    page.locator("#z-score-files input[type=file]").set_input_files([folder / "tile.png", folder / "cropped.png"])
+    page.locator("#z-score-files").get_by_text("cropped").wait_for()
+    page.locator("#z-score-go").click()
+    page.locator("#z-score-preview .z-ranks button").nth(1).click()
+    save(page, "web-score.png")
+    page.close()
+
+    (folder / "walls.jsonl").write_text(MANIFEST, encoding="utf-8")
+    page = visit(browser, address, 1440, 760, "dark")
+    page.get_by_role("tab", name="Batch").click()
+    page.locator("#z-batch-file input[type=file]").set_input_files(folder / "walls.jsonl")
+    page.locator("#z-batch-file").get_by_text("walls").wait_for()
+    page.locator("#z-batch-check").click()
+    page.locator("#z-batch-table table").wait_for()
+    page.locator("#z-batch-go").click()
+    page.get_by_text("Row 3 of 4").wait_for(timeout=300_000)
+    save(page, "web-batch.png")
+    page.locator("#z-batch-pack").wait_for(timeout=300_000)
+    page.close()
+
+    page = visit(browser, address, 1440, 1000, "light")
+    page.get_by_role("tab", name="History").click()
+    page.locator("#z-shelf button").first.wait_for()
+    page.locator("#z-shelf button").nth(2).click()
+    page.locator("#z-history-preview .z-title").wait_for()
+    save(page, "web-history.png")
+    page.close()
+
+
+def visit(browser: Browser, address: str, width: int, height: int, scheme: Any) -> Page:
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(address)
+    page.locator("#z-splash").wait_for(state="detached")
+    return page
+
+
+def make(page: Page, prompt: str, side: int, seed: int, count: int = 1) -> None:
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_label("Width, px").fill(str(side))
+    page.get_by_label("Height, px").fill(str(side))
+    page.get_by_label("Seed", exact=True).fill(str(seed))
+    page.get_by_label("Best of").fill(str(count))
+    page.get_by_role("button", name="Make", exact=True).click()
+    page.locator("#z-status .z-good").wait_for(timeout=300_000)
+
+
+def save(page: Page, name: str) -> None:
+    """A picture in a palette as large as fits `LARGEST`."""
+    page.wait_for_timeout(2500)  # what is drawn, and pictures that arrive
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        shot = image.convert("RGB")
+    for colours in (256, 128, 64, 32):
+        data = io.BytesIO()
+        dither = Image.Dither.FLOYDSTEINBERG if colours == 256 else Image.Dither.NONE
+        shot.quantize(colours, dither=dither).save(data, "PNG", optimize=True)
+        if data.tell() < LARGEST:
+            break
+    (IMAGES / name).write_bytes(data.getvalue())
+
+
+if __name__ == "__main__":
+    main()
