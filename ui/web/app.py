@@ -59,6 +59,8 @@ def build(out: str | Path = "out", *, device: str = "auto") -> gr.Blocks:
                     page = Page(studio, tabs, tab) if page is None else replace(page, tab=tab)
                     module.build(page)
     # the desk is the queue; Gradio's own must only hand everything on
+    # Gradio checks that a file in a call was uploaded only in blocks that it launched itself, and these are mounted
+    blocks.has_launched = True
     blocks.queue(api_open=False, max_size=64, default_concurrency_limit=None)
     return blocks
 
@@ -74,6 +76,7 @@ def mount(app: FastAPI, blocks: gr.Blocks | None = None, path: str = "/", **opti
         "css": _read("page.css"),
         "head": '<meta name="color-scheme" content="light dark">',
         "js": _read("page.js"),
+        "app_kwargs": {"openapi_url": None, "docs_url": None, "redoc_url": None},
         "footer_links": [],
         "run_history": False,
         "show_error": False,

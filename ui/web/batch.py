@@ -26,6 +26,13 @@ from ui.web.work import Studio
 
 TITLE = "Batch"
 WELCOME = "Give a manifest: JSON lines, CSV or YAML, with an id and the settings of a material in each row."
+EXAMPLE = (
+    '<div class="z-example"><p>For example, as walls.jsonl:</p><pre tabindex="0">'
+    '{"id": "brick", "prompt": "red brick wall", "size": "512x512", "seed": 7}\n'
+    '{"id": "oak", "prompt": "oak planks", "seamless": "x", "count": 4, "lock": {"roughness": 0.8}}</pre>'
+    "<p>Check says what it will take and finds every fault before anything runs. Each row becomes a folder; "
+    "a stop loses nothing, and Run goes on.</p></div>"
+)
 BATCHES = "batches"
 """In the folder of results."""
 LISTED = 20
@@ -53,7 +60,7 @@ def build(page: Page) -> None:
                 stop = gr.Button("Stop", elem_id="z-batch-stop", interactive=False, min_width=70)
         with gr.Column(elem_classes="z-main", min_width=300):
             notes = status(note(WELCOME), "z-batch-status")
-            table = gr.HTML("", elem_id="z-batch-table", apply_default_css=False)
+            table = gr.HTML(EXAMPLE, elem_id="z-batch-table", apply_default_css=False)
             pack = gr.Button("Pack all as ZIP", visible=False, elem_id="z-batch-pack")
             packed = gr.File(label="All rows", visible=False, interactive=False, elem_id="z-batch-zip")
 
