@@ -82,7 +82,7 @@ def picture(browser: Browser, address: str, folder: Path) -> None:
     page.locator("#z-batch-check").click()
     page.locator("#z-batch-table table").wait_for()
     page.locator("#z-batch-go").click()
-    page.get_by_text("Row 3 of 4").wait_for(timeout=300_000)
+    page.locator("#z-batch-shelf button").nth(2).wait_for(timeout=300_000)
     save(page, "web-batch.png")
     page.locator("#z-batch-pack").wait_for(timeout=300_000)
     page.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ipaddress
+import os
 import sys
 import threading
 import time
@@ -20,13 +21,15 @@ DESCRIPTION = (
 )
 EPILOG = "Exit codes: 0 stopped, 2 bad input. Stop it with Ctrl-C."
 LEAST_TOKEN = 16
+VARIABLE = "ZELLIGE_TOKEN"
+"""Takes the token too: other users of a machine see what is on a command line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", metavar="NAME", default="127.0.0.1", help="address to listen at (%(default)s)")
     add("--port", metavar="N", type=whole, default=7860, help="port to listen at, 0 for a free one (%(default)s)")
-    add("--token", metavar="TEXT", help="let in only who has it; needed where others can reach the host")
+    add("--token", metavar="TEXT", help=f"let in only who has it; needed where others can reach the host (${VARIABLE})")
     add("--out", metavar="DIR", default="out", help="folder of the results (%(default)s)")
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
     add("--no-browser", action="store_true", help="open no browser")
@@ -34,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    options.token = os.environ.get(VARIABLE) if options.token is None else options.token
     check(options)
     set_loudness(options.verbose)
     sock = _listen(options.host, options.port)

@@ -18,9 +18,11 @@ from ui.manifest import ManifestError, Problem, read_manifest
 from ui.output import free_space
 from ui.web.desk import Ticket
 from ui.web.material import KEPT_IMAGES
+from ui.web.packs import checked_index
 from ui.web.page import Page
-from ui.web.preview import status
+from ui.web.preview import preview, shown, status
 from ui.web.progress import clock, note, running, watch
+from ui.web.shelf import cards, find_results, shelf
 from ui.web.uploads import check_local, slug
 from ui.web.work import Studio
 
@@ -37,12 +39,15 @@ BATCHES = "batches"
 """In the folder of results."""
 LISTED = 20
 """Faults that are shown; one mistake in a script makes thousands."""
+SHOWN = 48
+"""Cards of the newest rows; History has all of them."""
 ANEW = "Make changed rows anew"
 
 
 def build(page: Page) -> None:
     """The tab's components and what they do."""
     studio = page.studio
+    listed = gr.State([])
     with gr.Row(elem_classes="z-columns"):
         with gr.Column(elem_classes="z-side", min_width=300):
             manifest = gr.File(
@@ -61,8 +66,12 @@ def build(page: Page) -> None:
         with gr.Column(elem_classes="z-main", min_width=300):
             notes = status(note(WELCOME), "z-batch-status")
             table = gr.HTML(EXAMPLE, elem_id="z-batch-table", apply_default_css=False)
-            pack = gr.Button("Pack all as ZIP", visible=False, elem_id="z-batch-pack")
+            made = shelf("z-batch-shelf")
+            pack = gr.Button("Pack all as ZIP", visible=False, scale=0, elem_id="z-batch-pack")
             packed = gr.File(label="All rows", visible=False, interactive=False, elem_id="z-batch-zip")
+            look = preview(
+                "z-batch-preview", "Nothing chosen", "Rows appear above as they are made; choose one to look at it."
+            )
 
     def on_check(file: str | None, called: str, again: bool) -> tuple[str, str]:
         return dry_run(studio, file, called, again)
@@ -76,9 +85,13 @@ def build(page: Page) -> None:
     def on_pack(file: str | None, called: str) -> tuple[Any, str]:
         return pack_all(studio, file, called)
 
+    def on_select(folders: list[str], event: gr.EventData) -> tuple[Any, Any]:
+        return look_at(studio, folders, event)
+
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     check.click(on_check, [manifest, name, anew], [notes, table], **private)
-    go.click(on_run, [manifest, name, anew], [notes, table, pack, packed, go, stop], **private)
+    go.click(on_run, [manifest, name, anew], [notes, table, pack, packed, go, stop, made, listed], **private)
+    made.select(on_select, listed, [notes, look], **private)
     stop.click(on_stop, None, None, queue=False, **private)
     pack.click(on_pack, [manifest, name], [packed, notes], **private)
 
@@ -119,27 +132,42 @@ def dry_run(studio: Studio, file: str | None, name: str, anew: bool) -> tuple[st
 
 
 def run(studio: Studio, owner: str, file: str | None, name: str, anew: bool) -> Iterator[tuple[Any, ...]]:
-    """Values for status, table, pack button, pack and both buttons, from the click to the end."""
+    """Values for status, table, pack button, pack, both buttons and the shelf with its folders, from click to end."""
     skip = gr.skip()
     hidden = gr.update(value=None, visible=False)
     try:
         planned = plan(studio, file, name, anew)
         ticket = studio.desk.submit(owner, partial(make_rows, studio, planned))
     except (ZelligeError, OSError) as error:
-        yield _faults(studio, error), "", *[skip] * 4
+        yield _faults(studio, error), "", *[skip] * 6
         return
     away = gr.update(visible=False)
-    yield running(ticket), "", away, hidden, gr.update(interactive=False), gr.update(interactive=True)
+    yield running(ticket), "", away, hidden, gr.update(interactive=False), gr.update(interactive=True), "[]", []
+    row = ""
     for text in watch(ticket):
-        yield text, *[skip] * 5
+        now = ticket.label
+        yield text, *[skip] * 5, *(cards(studio, find_results(planned.out)[:SHOWN]) if now != row else (skip, skip))
+        row = now
     buttons = gr.update(interactive=True), gr.update(interactive=False)
     if ticket.state != "done":
         text = note(studio.plain(ticket.error), kind="bad") if ticket.error else note("Stopped; nothing was made.")
-        yield text, "", skip, skip, *buttons
+        yield text, "", skip, skip, *buttons, skip, skip
         return
     summary, stopped = ticket.result
     whole = len(summary.made) + len(summary.kept)
-    yield _told(studio, summary, stopped), "", gr.update(visible=whole > 0), hidden, *buttons
+    found = cards(studio, find_results(planned.out)[:SHOWN])
+    yield _told(studio, summary, stopped), "", gr.update(visible=whole > 0), hidden, *buttons, *found
+
+
+def look_at(studio: Studio, folders: list[str], event: gr.EventData) -> tuple[Any, Any]:
+    """Values for status and preview, for the card that was pressed."""
+    index = checked_index([{} for _ in folders], event)
+    if index is None:
+        return gr.skip(), gr.skip()
+    try:
+        return gr.skip(), shown([studio.views.result(Path(folders[index]))])
+    except (ZelligeError, OSError) as error:
+        return note(studio.told(error), kind="bad"), gr.skip()
 
 
 def make_rows(studio: Studio, planned: Plan, ticket: Ticket) -> tuple[Summary, bool]:

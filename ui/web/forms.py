@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
@@ -173,4 +174,4 @@ def _number(name: str, value: Any) -> int | float | None:
 
 
 def _text(value: Any) -> str:
-    return str(value) if isinstance(value, int | float) else ""
+    return format(Decimal(repr(value)), "f") if isinstance(value, int | float) else ""  # no 1e-05

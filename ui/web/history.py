@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +11,16 @@ from asd.errors import ZelligeError
 from ui.web import forms, material
 from ui.web.packs import NOTHING, Packs, checked_index, item_of
 from ui.web.page import Page
-from ui.web.preview import STATIC, preview, shown
+from ui.web.preview import preview, shown
 from ui.web.progress import note
+from ui.web.shelf import cards, find_results
+from ui.web.shelf import shelf as results
 from ui.web.uploads import printable, trusted
 from ui.web.views import read_result
 from ui.web.work import Studio
 
 TITLE = "History"
 PER_PAGE = 24
-DEEPEST = 4
-"""Folders below that of the results: batches/NAME/ID/0000."""
 
 
 def build(page: Page) -> None:
@@ -33,12 +29,9 @@ def build(page: Page) -> None:
     listed, count = gr.State([]), gr.State(PER_PAGE)
     made, chosen = gr.State([]), gr.State(0)
     with gr.Row(elem_classes="z-go z-tools"):
-        refresh = gr.Button("Refresh", elem_id="z-history-refresh", min_width=100, scale=0)
+        refresh = gr.Button("Refresh", size="sm", elem_id="z-history-refresh", min_width=100, scale=0)
     status = gr.HTML("", elem_id="z-history-status", apply_default_css=False)
-    shelf = gr.HTML(
-        value="[]", html_template='<div class="z-shelf" role="group" aria-label="Results, newest first"></div>',
-        js_on_load=(STATIC / "shelf.js").read_text(encoding="utf-8"), elem_id="z-shelf", apply_default_css=False,
-    )  # fmt: skip
+    shelf = results("z-shelf")
     more = gr.Button("Show more", visible=False, elem_id="z-history-more", scale=0)
     look = preview("z-history-preview", "Nothing chosen", "Choose a result above to look at it again.")
     packs = Packs(studio, "z-history", ("Recall settings", "z-history-recall"))
@@ -63,24 +56,12 @@ def build(page: Page) -> None:
         packs.more.click(recall, [made, chosen], [*page.form.inputs, page.status, page.tabs], **quick)
 
 
-def find_results(out: Path) -> list[Path]:
-    """Result folders below `out`, newest first; links and hidden folders are left alone."""
-    found = [(os.stat(path / "material.json").st_mtime, path) for path in _walk(out, DEEPEST)]
-    return [path for _, path in sorted(found, key=lambda pair: (-pair[0], str(pair[1])))]
-
-
 def list_results(studio: Studio, count: int) -> tuple[Any, ...]:
     """Values for status, shelf, the folders behind it, how many, and the button for more."""
     every = find_results(studio.out)
-    cards, folders = [], []
-    for folder in every[:count]:
-        try:
-            cards.append(_card(studio, folder))
-            folders.append(str(folder))
-        except (ZelligeError, OSError):
-            continue  # being replaced, or damaged by hand
+    shown_cards, folders = cards(studio, every[:count])
     text = "" if every else note("Nothing is here yet; what you make will be.")
-    return text, json.dumps(cards), folders, count, gr.update(visible=len(every) > count)
+    return text, shown_cards, folders, count, gr.update(visible=len(every) > count)
 
 
 def open_result(studio: Studio, folders: list[str], event: gr.EventData) -> tuple[Any, ...]:
@@ -110,32 +91,3 @@ def recall(items: list[dict[str, Any]], index: int) -> tuple[Any, ...]:
     without = f", but for {' and '.join(left)}" if left else ""
     text = note(f"All settings of {printable(folder.name)} are back{without}.")
     return *forms.fill(found), text, gr.Tabs(selected=material.TITLE)
-
-
-def _card(studio: Studio, folder: Path) -> dict[str, Any]:
-    told = read_result(folder)
-    request = told["request"] if isinstance(told.get("request"), dict) else {}
-    picture = folder / "preview.png"
-    if not picture.is_file() or picture.is_symlink():
-        picture = folder / "basecolor.png"
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.stat(folder / "material.json").st_mtime))
-    return {
-        "title": str(request.get("prompt") or folder.name)[:200],
-        "when": when,
-        "image": studio.views.thumbnail(picture),
-    }
-
-
-def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return
-    for entry in entries:
-        if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
-            continue
-        path = Path(entry.path)
-        if (path / "material.json").is_file():
-            yield path
-        elif depth > 1:
-            yield from _walk(path, depth - 1)

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 LARGEST = 2048
 """Pixels along a side of a copy: what the canvas and graphics chips of phones take."""
 THUMBNAIL = 256
-KEPT = 400
+KEPT = 120
 """Folders of copies that are kept; the oldest go first."""
+THUMBNAILS = 2000
+"""Small copies that are kept."""
 MAPS = ("basecolor", "normal", "height", "roughness", "metallic", "ao")
 
 
@@ -95,6 +97,9 @@ class Views:
             to = self.root / f"{secrets.token_hex(16)}.webp"
             small.save(to, format="WEBP", quality=82)
             self._thumbnails[key] = f"/gradio_api/file={to}"
+            if len(self._thumbnails) > THUMBNAILS:
+                oldest = self._thumbnails.pop(next(iter(self._thumbnails)))
+                (self.root / Path(oldest).name).unlink(missing_ok=True)
         return self._thumbnails[key]
 
     def _scored(self, path: Path, to: Path, maps: dict[str, str], scored: ImageScore | None = None) -> dict[str, Any]:

@@ -51,6 +51,14 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{port} cannot be had" in capsys.readouterr().err
 
 
+def test_the_token_comes_from_the_environment_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZELLIGE_TOKEN", "short")
+    assert cli.main(["ui", "--no-browser", "--port", "0", "--host", "0.0.0.0"]) == 2
+    assert "at least 16 letters and digits, but got 5 characters" in capsys.readouterr().err
+
+
 def test_loopback() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1", "LOCALHOST")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.example.org", "", "127.0.0.1.nip.io")))

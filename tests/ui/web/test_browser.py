@@ -238,6 +238,8 @@ def test_batch(visit: Visit, site: Site, tmp_path: Path) -> None:
     expect(page.locator("#z-batch-table")).to_contain_text("Rows to make")
     page.locator("#z-batch-go").click()
     expect(page.locator("#z-batch-status")).to_contain_text("2 made, 0 whole already, 0 failed", timeout=90_000)
+    page.locator("#z-batch-shelf button").nth(1).click()
+    expect(page.locator("#z-batch-preview .z-title")).to_have_text("red brick wall")
     page.locator("#z-batch-pack").click()
     link = page.locator("#z-batch-zip a[download]").first
     link.wait_for()

@@ -16,7 +16,7 @@ from materials.png import read_png, write_png
 from tests.ui.conftest import PlainPipeline, hidden
 from ui.jobs import run_job
 from ui.request import MAX_SEED, Request
-from ui.web import batch, forms, history, material, packs, score
+from ui.web import batch, forms, history, material, packs, score, shelf
 from ui.web.work import Studio
 
 PLAIN = Request(prompt="oak", size=(24, 16), seed=3, steps=2)
@@ -259,7 +259,10 @@ def test_a_batch_from_check_to_zip(studio: Studio, tmp_path: Path) -> None:
     file = manifest(tmp_path)
     text, table = batch.dry_run(studio, file, "", False)
     assert "Every row is fit to be made" in text and "<td>2</td>" in table and not studio.out.exists()
-    text, *_, go, _ = end(batch.run(studio, "me", file, "", False))
+    text, *_, go, _, shown, folders = end(batch.run(studio, "me", file, "", False))
+    assert len(json.loads(shown)) == len(folders) == 2
+    looked = json.loads(batch.look_at(studio, folders, event(index=1))[1])["items"][0]
+    assert looked["title"] in ("oak", "elm") and "folder" not in looked
     assert "2 made, 0 whole already, 0 failed" in text and go["interactive"]
     folder = studio.out / "batches" / "walls-more"
     assert (folder / "r1" / "material.json").is_file() and hidden(folder / "r1") == []
@@ -330,11 +333,11 @@ def test_a_changed_row_names_the_box(studio: Studio, tmp_path: Path) -> None:
 def test_history_lists_opens_and_recalls(studio: Studio, tmp_path: Path) -> None:
     end(material.make(studio, "me", values(prompt=SCRIPT, count=2)))
     end(batch.run(studio, "me", manifest(tmp_path), "", False))
-    text, shelf, folders, count, more = history.list_results(studio, 3)
-    cards = json.loads(shelf)
+    text, shown, folders, count, more = history.list_results(studio, 3)
+    cards = json.loads(shown)
     assert text == "" and len(cards) == len(folders) == count == 3 and more["visible"]
-    _, shelf, folders, *_ = history.list_results(studio, 24)
-    cards = json.loads(shelf)
+    _, shown, folders, *_ = history.list_results(studio, 24)
+    cards = json.loads(shown)
     assert len(cards) == 4 and SCRIPT in {card["title"] for card in cards}
     assert all(set(card) == {"title", "when", "image"} for card in cards)
     place = next(i for i, card in enumerate(cards) if card["title"] == SCRIPT)
@@ -352,7 +355,7 @@ def test_history_stays_in_its_folder(studio: Studio, tmp_path: Path) -> None:
     (studio.out / "link").symlink_to(outside)
     run_job(PLAIN, studio.out / ".hidden", PlainPipeline())
     run_job(PLAIN, studio.out / "a", PlainPipeline())
-    assert history.find_results(studio.out) == [studio.out / "a"]
+    assert shelf.find_results(studio.out) == [studio.out / "a"]
     for index in (-1, 1, "../outside", None, [0]):
         assert isinstance(
             history.open_result(studio, [str(studio.out / "a")], event(index=index))[1], dict
@@ -386,8 +389,8 @@ def test_damaged_results_are_left_out_or_a_sentence(studio: Studio, text: str) -
 
 
 def test_an_empty_history(studio: Studio) -> None:
-    text, shelf, folders, _, more = history.list_results(studio, 24)
-    assert "Nothing is here yet" in text and shelf == "[]" and folders == [] and not more["visible"]
+    text, shown, folders, _, more = history.list_results(studio, 24)
+    assert "Nothing is here yet" in text and shown == "[]" and folders == [] and not more["visible"]
 
 
 def test_views_are_8_bit_and_forget_the_oldest(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:

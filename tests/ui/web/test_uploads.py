@@ -161,5 +161,11 @@ def test_names_of_folders_are_safe(text: str) -> None:
     assert not made.startswith("-")
 
 
+@pytest.mark.parametrize("number", [0, 1, 0.0, 1e-5, 0.1 + 0.2, 7.0])
+def test_numbers_come_back_to_the_bit(number: float) -> None:
+    made = Request(prompt="oak", guidance=number, lock=(("metallic", min(1, number)),))
+    assert forms.request(forms.fill(made)) == made
+
+
 def test_trusted_leaves_good_values_alone() -> None:
     assert trusted(GOOD) == (Request.from_dict(GOOD), [])
