@@ -20,6 +20,8 @@ IMAGES = Path(__file__).with_name("images")
 LARGEST = 400_000
 """Bytes of a picture."""
 SIGN = bytes.fromhex("e0a021 0c6b62 6fcbbc d3f1ea 0b3834 d9f2e3 0c6b3f 123c28 8fe0b0 f7f8f8 111616 ffffff")
+HEAD = (0, 0, 390, 76)
+"""Where the sign is, on every width."""
 FLAGS = ("--no-sandbox", "--disable-quic", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 MANIFEST = "".join(
     f'{{"id": "{prompt.replace(" ", "-")}", "prompt": "{prompt}", "size": "256x256", "seed": {seed}}}\n'
@@ -120,13 +122,18 @@ def save(page: Page, name: str) -> None:
     with Image.open(io.BytesIO(page.screenshot())) as image:
         shot = image.convert("RGB")
     for colours in (256, 128, 64, 32):
-        # the few pixels of the sign would lose their colours to the many of the material
-        kept = shot.quantize(colours - len(SIGN) // 3).getpalette() or []
+        plain = shot.quantize(colours - len(SIGN) // 3)
+        room = 3 * colours - len(SIGN)
+        kept = [*(plain.getpalette() or []), *bytes(768)][:room]
         palette = Image.new("P", (1, 1))
-        palette.putpalette([*kept[: 3 * colours - len(SIGN)], *SIGN])
-        data = io.BytesIO()
+        palette.putpalette([*kept, *SIGN])
         dither = Image.Dither.FLOYDSTEINBERG if colours == 256 else Image.Dither.NONE
-        shot.quantize(palette=palette, dither=dither).save(data, "PNG", optimize=True)
+        small = shot.quantize(palette=plain, dither=dither)
+        small.putpalette([*kept, *SIGN])
+        # the few pixels of the sign would lose their colours to the many of the material
+        small.paste(shot.crop(HEAD).quantize(palette=palette, dither=Image.Dither.NONE), HEAD)
+        data = io.BytesIO()
+        small.save(data, "PNG", optimize=True)
         if data.tell() < LARGEST:
             break
     (IMAGES / name).write_bytes(data.getvalue())

@@ -26,6 +26,8 @@ FLAGS = (
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync",
     "--disable-component-update", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 )  # fmt: skip
+PATIENCE = 90_000
+"""Milliseconds that anything may take: a machine that does other things too is slow, and what never comes fails too."""
 HAS_WEIGHTS = (ROOT / "materials" / "weights" / "model_index.json").is_file()
 
 
@@ -71,6 +73,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
     if not HAS_WEIGHTS:
         pytest.skip("materials/weights is not there")
+    sync_api.expect.set_options(timeout=PATIENCE)
     with sync_api.sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield found
@@ -94,7 +97,7 @@ def visit(request: pytest.FixtureRequest, browser: Browser, site: Site) -> Itera
         viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=width < 600, accept_downloads=True
     )
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(PATIENCE)
     made = Visit(page, context)
     watch(made, site.address)
     page.goto(site.address)

