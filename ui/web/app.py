@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from asd.errors import ZelligeError
 
@@ -36,6 +37,8 @@ from ui.web.work import Studio  # noqa: E402 - as above
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+Made = TypeVar("Made")
+
 TABS = (material, score, batch, history)
 """One module per tab, in order: `TITLE` and `build(page)`. A new tab is a module and its name here."""
 
@@ -48,7 +51,10 @@ def build(out: str | Path = "out", *, device: str = "auto") -> gr.Blocks:
     place = Path(out)
     if place.exists() and not place.is_dir():
         raise ZelligeError(f"Expected a folder for the results, but got the file {place}")
-    studio = Studio(out=place, device=device)
+    return _in_loop(lambda: _build(Studio(out=place, device=device)))
+
+
+def _build(studio: Studio) -> gr.Blocks:
     gr.set_static_paths([studio.views.root])
     with gr.Blocks(title="zellige", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as blocks:
         gr.HTML(_read("header.html"), apply_default_css=False, js_on_load=_read("header.js"), elem_id="z-header")
@@ -89,7 +95,8 @@ def mount(app: FastAPI, blocks: gr.Blocks | None = None, path: str = "/", **opti
     if path == "/":
         look["favicon_path"] = str(STATIC / "icon.svg")
     app.add_middleware(Splash, path=path)
-    return gr.mount_gradio_app(app, build() if blocks is None else blocks, path, **(look | options))
+    page = build() if blocks is None else blocks
+    return _in_loop(lambda: gr.mount_gradio_app(app, page, path, **(look | options)))
 
 
 def application(
@@ -108,6 +115,21 @@ def application(
     mount(app, build(out, device=device))
     app.add_middleware(Guard, token=token, hosts=hosts)
     return app
+
+
+def _in_loop(work: Callable[[], Made]) -> Made:
+    """Gradio makes an event loop for each of its locks where none runs, and leaves them open."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        return work()
+
+    async def run() -> Made:
+        return work()
+
+    return asyncio.run(run())
 
 
 def _read(name: str) -> str:

@@ -68,8 +68,10 @@ def test_the_page_is_built_without_torch_and_without_a_way_out(tmp_path: Path) -
     program = f"""
 import os, sys
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "True"
-from ui.web import build
+from fastapi import FastAPI
+from ui.web import build, mount
 blocks = build({str(tmp_path / "out")!r})
+mount(FastAPI(), blocks)
 assert not {{"torch", "diffusers", "transformers"}} & set(sys.modules), "torch"
 assert not blocks.analytics_enabled
 assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False" and os.environ["HF_HUB_OFFLINE"] == "1"
@@ -77,8 +79,9 @@ assert not os.path.exists({str(tmp_path / "out")!r})
 open_to_all = [fn.api_name for fn in blocks.fns.values() if fn.api_visibility != "private"]
 assert open_to_all == [], open_to_all
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_vibe_mode_is_refused() -> None:
