@@ -84,9 +84,9 @@ def picture(browser: Browser, address: str, folder: Path) -> None:
     page.locator("#z-batch-check").click()
     page.locator("#z-batch-table table").wait_for()
     page.locator("#z-batch-go").click()
-    page.locator("#z-batch-shelf button").nth(2).wait_for(timeout=300_000)
+    page.locator("#z-batch-shelf button").nth(2).wait_for()
     save(page, "web-batch.png")
-    page.locator("#z-batch-pack").wait_for(timeout=300_000)
+    page.locator("#z-batch-pack").wait_for()
     page.close()
 
     page = visit(browser, address, 1440, 1000, "light")
@@ -101,6 +101,7 @@ def picture(browser: Browser, address: str, folder: Path) -> None:
 def visit(browser: Browser, address: str, width: int, height: int, scheme: Any) -> Page:
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page = context.new_page()
+    page.set_default_timeout(600_000)
     page.goto(address)
     page.locator("#z-splash").wait_for(state="detached")
     return page
@@ -113,7 +114,7 @@ def make(page: Page, prompt: str, side: int, seed: int, count: int = 1) -> None:
     page.get_by_label("Seed", exact=True).fill(str(seed))
     page.get_by_label("Best of").fill(str(count))
     page.get_by_role("button", name="Make", exact=True).click()
-    page.locator("#z-status .z-good").wait_for(timeout=300_000)
+    page.locator("#z-status .z-good").wait_for()
 
 
 def save(page: Page, name: str) -> None:
