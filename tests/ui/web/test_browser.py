@@ -39,9 +39,14 @@ def ask(visit: Visit, prompt: str, *, side: int = 128, steps: int = 2, seed: int
     page.get_by_label("Height, px").fill(str(side))
     page.get_by_label("Seed", exact=True).fill(str(seed))
     page.get_by_label("Best of").fill(str(count))
-    if not page.get_by_label("Steps", exact=True).is_visible():
+    field = page.get_by_label("Steps", exact=True)
+    if not field.is_visible():
         page.get_by_role("button", name="Steps, guidance, pattern").click()
-    page.get_by_label("Steps", exact=True).fill(str(steps))
+        field.wait_for()
+        page.wait_for_timeout(500)  # Gradio sets the fields of what unfolds once more
+    field.fill(str(steps))
+    field.press("Tab")
+    expect(field).to_have_value(str(steps))
     page.get_by_role("button", name="Make", exact=True).click()
 
 
