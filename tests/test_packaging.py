@@ -53,6 +53,7 @@ def test_holds_the_packages_and_their_weights_and_nothing_else(wheel: Path) -> N
     assert [name for name in names if name.endswith("/LICENSE") and ".dist-info/" in name]
     here = {str(path.relative_to(ROOT)) for top in PACKAGES for path in (ROOT / top).rglob("*.py")}
     here |= {str(path.relative_to(ROOT)) for path in WEIGHTS.rglob("*") if path.is_file()}
+    here |= {str(path.relative_to(ROOT)) for path in (ROOT / "ui" / "web" / "static").iterdir()}
     assert here <= set(names)
 
 

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from asd.errors import ZelligeError
+from ui.web.desk import MAX_WAITING, Desk, Ticket
+from ui.web.progress import clock, note, running, watch
+
+
+def finish(*tickets: Ticket) -> None:
+    for ticket in tickets:
+        for _ in range(1000):
+            if ticket.over:
+                break
+            ticket.wait(0.02)
+        assert ticket.over
+
+
+class Gate:
+    """Work that reports until it is let go."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.begun = threading.Event()
+
+    def __call__(self, ticket: Ticket) -> str:
+        ticket.begin()
+        self.begun.set()
+        while not self.open.wait(0.005):
+            ticket.report(0.25, "half of a half")
+        return "made"
+
+
+def test_first_come_first_served() -> None:
+    desk, gate, order = Desk(), Gate(), []
+    first = desk.submit("a", gate)
+    rest = [desk.submit("b", lambda ticket, i=i: order.append(i)) for i in range(3)]
+    assert gate.begun.wait(5)
+    assert [ticket.ahead for ticket in rest] == [1, 2, 3]
+    assert "Waiting: 1 job first" in running(rest[0]) and "Waiting: 3 jobs first" in running(rest[2])
+    gate.open.set()
+    finish(first, *rest)
+    assert order == [0, 1, 2] and first.result == "made" and first.state == "done"
+
+
+def test_stopping_what_runs_and_what_waits() -> None:
+    desk, gate, ran = Desk(), Gate(), []
+    first, second = desk.submit("a", gate), desk.submit("b", lambda ticket: ran.append(1))
+    third = desk.submit("b", lambda ticket: ran.append(2))
+    assert gate.begun.wait(5)
+    second.stop()
+    assert second.state == "stopped" and third.ahead == 1
+    assert desk.stop("nobody") == 0 and desk.stop("a") == 1
+    finish(first, third)
+    assert first.state == "stopped" and first.error is None and ran == [2]
+
+
+def test_errors_are_sentences() -> None:
+    desk = Desk()
+
+    def raising(error: BaseException) -> Any:
+        def work(ticket: Ticket) -> None:
+            raise error
+
+        ticket = desk.submit("a", work)
+        finish(ticket)
+        assert ticket.state == "failed"
+        return ticket.error
+
+    assert raising(ZelligeError("Expected oak, but got elm")) == "Expected oak, but got elm"
+    assert raising(OSError(28, "No space left on device")).endswith("refused: No space left on device")
+    assert raising(RuntimeError("two\nlines")).startswith("An error inside the program (RuntimeError: two lines)")
+    done = desk.submit("a", lambda ticket: 7)
+    finish(done)
+    assert done.result == 7  # the worker outlives them all
+
+
+def test_a_full_desk_refuses() -> None:
+    desk, gate = Desk(), Gate()
+    first = desk.submit("a", gate)
+    assert gate.begun.wait(5)
+    waiting = [desk.submit("a", lambda ticket: None) for _ in range(MAX_WAITING)]
+    with pytest.raises(ZelligeError, match="at most 16 jobs to wait"):
+        desk.submit("a", lambda ticket: None)
+    gate.open.set()
+    finish(first, *waiting)
+
+
+def test_progress_has_time_left_and_ends() -> None:
+    desk, gate = Desk(), Gate()
+    ticket = desk.submit("a", gate)
+    shown = watch(ticket)
+    told = next(shown)
+    while "left" not in told:
+        told = next(shown)
+    assert 'value="0.250"' in told and "25% · 1 s left" in told
+    gate.open.set()
+    list(shown)
+    assert ticket.state == "done"
+
+
+def test_who_stops_looking_stops_the_work() -> None:
+    desk, gate = Desk(), Gate()
+    ticket = desk.submit("a", gate)
+    shown = watch(ticket)
+    next(shown)
+    shown.close()  # what Gradio does when the browser goes away
+    finish(ticket)
+    assert ticket.state == "stopped"
+
+
+def test_notes_are_escaped_sentences() -> None:
+    assert note("expected <b>x</b>\nbut got 'y'") == (
+        '<p class="z-note z-plain">Expected &lt;b&gt;x&lt;/b&gt; but got &#x27;y&#x27;.</p>'
+    )
+    assert 'role="alert"' in note("bad", kind="bad")
+    assert [clock(s) for s in (0, 59.1, 61, 3600, 7300)] == ["1 s", "60 s", "1 min 1 s", "1 h 0 min", "2 h 2 min"]

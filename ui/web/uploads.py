@@ -1,0 +1,121 @@
+"""What comes from the browser: images of three formats, told by their content, within limits; and text in them."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from asd.errors import ZelligeError
+from ui.locks import IMAGE_FORMATS
+from ui.request import Request
+
+MAX_PIXELS = 2**26
+"""Of an upload: 8192 x 8192. An image states its size before it is unpacked."""
+MAX_FILE = "64mb"
+MAX_FILES = 64
+MAX_TEXT = 2**18
+"""Characters of text in a PNG that are read."""
+_DEVICES = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]")
+
+
+def check_image(path: str | Path, shown: str | None = None) -> Path:
+    """The path of an uploaded image that is one; raises ZelligeError for anything else, naming it `shown`."""
+    from PIL import Image
+
+    path = Path(path)
+    told = printable(shown or path.name)
+    kinds = ", ".join(IMAGE_FORMATS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise ZelligeError(f"Expected an image of at most {MAX_PIXELS / 1e6:.0f} million pixels, "
+                                       f"but {told} has {width}x{height}")  # fmt: skip
+                if getattr(image, "n_frames", 1) > 1:
+                    raise ZelligeError(f"Expected a still image, but {told} moves")
+    except ZelligeError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a forged file leads them to
+        raise ZelligeError(f"Expected an image ({kinds}), but {told} is none") from error
+    return path
+
+
+def read_recall(path: str | Path) -> tuple[Request, list[str]]:
+    """The request in a PNG that zellige wrote, and what of it was left out, in words.
+
+    A file can be forged, so that its request passes the same checks as any other; models and paths in it are not taken.
+    Raises ZelligeError for a file without a request, or with a wrong one.
+    """
+    from PIL import Image
+
+    path = check_image(path)
+    told = printable(path.name)
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()  # text may follow the pixels
+            text = image.text.get("zellige")  # pyright: ignore[reportAttributeAccessIssue] - PngImageFile has it
+    except Exception as error:
+        raise ZelligeError(f"Expected a whole PNG that zellige wrote, but {told} is none") from error
+    if not isinstance(text, str):
+        raise ZelligeError(f"Expected a PNG that zellige wrote, with its settings in it, but {told} has none")
+    if len(text) > MAX_TEXT:
+        raise ZelligeError(f"Expected settings of at most {MAX_TEXT} characters, but {told} has {len(text)}")
+    try:
+        values = json.loads(text)["request"]
+        if not isinstance(values, dict):
+            raise ValueError("no object")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ZelligeError(f"Expected settings that can be read, but those in {told} are damaged") from error
+    return trusted(values)
+
+
+def trusted(values: dict[str, Any]) -> tuple[Request, list[str]]:
+    """A request of values that come from a file, without what only the owner of the machine may say; and what that was.
+
+    A model can be any folder or a download, a locked image any file that the server can read.
+    """
+    left: list[str] = []
+    values = dict(values)
+    if values.get("model") is not None:
+        left.append("its model")
+        values["model"] = None
+    lock = values.get("lock")
+    if isinstance(lock, dict):
+        paths = [name for name, value in lock.items() if isinstance(value, str) and not value.startswith("#")]
+        left += [f"the image that {printable(str(name))} was kept from" for name in paths]
+        values["lock"] = {name: value for name, value in lock.items() if name not in paths}
+    return Request.from_dict(values), left
+
+
+def check_local(request: Request, places: tuple[Path, ...] = ()) -> None:
+    """Raise ZelligeError for what the page does not let a request name: models, and images outside of `places`."""
+    if request.model is not None:
+        raise ZelligeError("Expected no model, since the page makes materials with the one in the package, but got one")
+    for name, value in request.lock:
+        if isinstance(value, str) and not value.startswith("#"):
+            there = Path(value).resolve()
+            if not any(there.is_relative_to(place.resolve()) for place in places):
+                raise ZelligeError(f"Expected the locked {name} to be a number or a colour, since the page reads "
+                                   "no files of the server, but got a path")  # fmt: skip
+
+
+def printable(name: str, most: int = 80) -> str:
+    """A name from outside, for a sentence: without control characters or marks that turn the writing around."""
+    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return plain if len(plain) <= most else f"{plain[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def slug(text: str, default: str = "material") -> str:
+    """A part of a folder's name that is safe on every system.
+
+    >>> slug("Mossy Cobblestone / wall!"), slug("../../etc"), slug("苔"), slug("CON")
+    ('mossy-cobblestone-wall', 'etc', 'material', 'material-con')
+    """
+    words = re.findall(r"[a-z0-9]+", text.lower()[:400])
+    made = "-".join(words)[:40].strip("-") or default
+    return f"{default}-{made}" if _DEVICES.fullmatch(made) else made

@@ -1,0 +1,117 @@
+"""What the page's worker does: requests through `run_job`, with the model loaded once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asd.errors import ZelligeError
+from ui import jobs
+from ui.jobs import JobInterrupted, Pipeline, Progress, run_job
+from ui.request import Request
+from ui.web.desk import Desk, Stopped, Ticket, unforeseen
+from ui.web.uploads import slug
+from ui.web.views import Views
+
+if TYPE_CHECKING:
+    from materials.material import Material
+
+STEPS_SHARE = 0.62
+"""Of the time of a sample, what its denoising steps take; the rest is decoding and writing (at 128 and 512 pixels)."""
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What the tabs share: where results go, the worker, and what the browser is shown."""
+
+    out: Path
+    device: str = "auto"
+    desk: Desk = field(default_factory=Desk)
+    views: Views = field(default_factory=Views)
+    _loaded: list[Pipeline] = field(default_factory=list)
+
+    def pipeline(self) -> Pipeline:
+        """The shipped model, loaded when the first job needs it; only the worker calls this."""
+        if not self._loaded:
+            self._loaded.append(jobs._load(None, self.device))
+        return self._loaded[0]
+
+    def unload(self) -> None:
+        """Give the model's memory back."""
+        self._loaded.clear()
+
+    def plain(self, text: str) -> str:
+        """A sentence without the places of this machine in it."""
+        for place in (str(self.out.resolve()), str(self.out)):
+            text = text.replace(f"{place}/", "")
+        return text
+
+    def told(self, error: Exception) -> str:
+        """An error as a sentence for the page."""
+        return self.plain(str(error) if isinstance(error, ZelligeError) else unforeseen(error))
+
+    def new_folder(self, prompt: str) -> Path:
+        """A folder of `out` that is not there yet, named after the time and the prompt."""
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(prompt)}"
+        for number in range(1, 1000):
+            folder = self.out / (stem if number == 1 else f"{stem}-{number}")
+            if not folder.exists():
+                return folder
+        raise ZelligeError(f"Expected a free name for the result, but {stem} is taken a thousand times")
+
+
+def make_material(studio: Studio, request: Request, ticket: Ticket) -> list[dict[str, Any]]:
+    """Make the request's samples and describe them for the preview, best score first.
+
+    Where the owner stops it, the samples that are whole are described, and `Stopped` is raised if there are none.
+    """
+    ticket.report(0.0, "Loading the model")
+    pipeline = studio.pipeline()
+    out = studio.new_folder(request.prompt)
+    ticket.begin()
+    each = 1 / request.count
+
+    def show(progress: Progress) -> None:
+        within = STEPS_SHARE * progress.step / progress.steps
+        which = f"Sample {progress.sample + 1} of {progress.count}, " if progress.count > 1 else ""
+        text = f"{which}step {progress.step} of {progress.steps}"
+        ticket.report(0.97 * each * (progress.sample + within), text[:1].upper() + text[1:])
+
+    try:
+        folders = [sample.folder for sample in run_job(request, out, _Stoppable(pipeline, ticket), show).samples]
+    except JobInterrupted as stopped:
+        folders = [sample.folder for sample in stopped.result.samples]
+        if not folders:
+            raise Stopped from stopped
+        return describe(studio, folders, lambda done: None)
+    return describe(studio, folders, lambda done: ticket.report(0.97 + 0.03 * done, "Scoring"))
+
+
+def describe(studio: Studio, folders: list[Path], show: Callable[[float], None]) -> list[dict[str, Any]]:
+    """What the preview shows of result folders, best score first; `folder` stays on the server."""
+    items = []
+    for place, folder in enumerate(folders):
+        show(place / len(folders))
+        items.append(studio.views.result(folder) | {"folder": str(folder)})
+    return sorted(items, key=_rank)
+
+
+def _rank(item: Mapping[str, Any]) -> tuple[float, float]:
+    score = item["score"]
+    return -score["both"], max(score["seam_x"], score["seam_y"])
+
+
+class _Stoppable:
+    """A pipeline that notices a stop also between the last step and the files."""
+
+    def __init__(self, pipeline: Pipeline, ticket: Ticket) -> None:
+        self.pipeline = pipeline
+        self.ticket = ticket
+
+    def __call__(self, prompt: str, **options: Any) -> Material:
+        material = self.pipeline(prompt, **options)
+        self.ticket.report(self.ticket.done, "Writing the files")
+        return material
