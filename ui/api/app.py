@@ -16,7 +16,7 @@ from ui.api.documented import failures
 from ui.api.errors import add_handlers
 from ui.api.guard import Guard
 from ui.api.metrics import CONTENT_TYPE
-from ui.api.page import find_page, mount_page
+from ui.api.page import build_page, mount_page
 from ui.api.service import Here, Load, Service
 from ui.api.settings import Settings
 from ui.cli import VERSION
@@ -32,7 +32,7 @@ def build(settings: Settings, *, load: Load | None = None, page: Any = "auto") -
     Args:
         settings: places and limits.
         load: a model's name, as requests give it, to a pipeline; by default those of the settings are loaded.
-        page: a `gradio.Blocks` to mount at /; "auto" takes that of `ui.web` where it is installed, None none.
+        page: a `gradio.Blocks` to mount at /; "auto" takes that of `ui.web`, None none.
     """
     service = Service(settings, load)
 
@@ -46,14 +46,16 @@ def build(settings: Settings, *, load: Load | None = None, page: Any = "auto") -
                   redoc_url=None, redirect_slashes=False,
                   generate_unique_id_function=lambda route: route.name)  # fmt: skip
     app.state.service = service
-    app.add_middleware(Guard, settings=settings, access=service.access, metrics=service.metrics)
     routers = [scores.router, jobs.router, images.router, router]
     add_handlers(app, [route for part in routers for route in part.routes if isinstance(route, APIRoute)])
     for part in routers:
         app.include_router(part)
     app.openapi = lambda: _document(app)
-    found = find_page() if page == "auto" else page
-    return app if found is None else mount_page(app, found)
+    if page is not None:
+        mount_page(app, build_page(settings) if page == "auto" else page)
+    # last, so that it stands before all else
+    app.add_middleware(Guard, settings=settings, access=service.access, metrics=service.metrics)
+    return app
 
 
 _HEALTHY: Any = {200: {"content": {"application/json": {"example": {"status": "ok", "version": VERSION}}}}} | {

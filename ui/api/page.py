@@ -1,27 +1,25 @@
-"""The web page at /, where `ui.web` is installed; it passes the same guard as the API."""
+"""The web page at /, behind the guard of the API."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import os
 from typing import Any
 
 from fastapi import FastAPI
 
+from ui.api.settings import Settings
 
-def find_page() -> Any:
-    """What `ui.web.build()` makes, a `gradio.Blocks`; None where there is no `ui.web`."""
-    if find_spec("ui.web") is None:
-        return None
-    from importlib import import_module
 
-    return import_module("ui.web").build()
+def build_page(settings: Settings) -> Any:
+    """What `ui.web.build` makes, a `gradio.Blocks`; its results lie in a folder beside that of the jobs."""
+    from ui.web import build
+
+    return build(settings.out.with_name(f"{settings.out.name}-page"), device=settings.device)
 
 
 def mount_page(app: FastAPI, page: Any) -> FastAPI:
     """Put the page at /, behind every route that the app has by now."""
-    import os
-
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio
+    from ui.web import mount
 
-    return gradio.mount_gradio_app(app, page, path="/")
+    return mount(app, page, "/")

@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import base64
 import gc
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.ui.api.conftest import TOKEN, Live, serving
-from ui.api.page import find_page
 
 
 @pytest.fixture
@@ -54,11 +51,12 @@ def test_without_a_page_there_is_nothing_at_the_root(live: Live) -> None:
     assert live.ask("GET", "/").status == 404
 
 
-def test_the_page_of_ui_web_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = ModuleType("ui.web")
-    module.build = lambda: "the page"
-    monkeypatch.setitem(sys.modules, "ui.web", module)
-    monkeypatch.setattr("ui.api.page.find_spec", lambda name: name)
-    assert find_page() == "the page"
-    monkeypatch.setattr("ui.api.page.find_spec", lambda name: None)
-    assert find_page() is None
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_of_ui_web_is_at_the_root(tmp_path: Path) -> None:
+    with serving(tmp_path / "jobs", token=TOKEN, page="auto") as live:
+        assert live.ask("GET", "/").status == 401
+        log_in = {"Authorization": "Basic " + base64.b64encode(f"me:{TOKEN}".encode()).decode()}
+        answer = live.ask("GET", "/", headers=log_in)
+        assert answer.status == 200 and b"zellige" in answer.body
+        assert live.ask("GET", "/healthz").status == 200
+    gc.collect()
