@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
     from asd.exact_vae import ExactTiledVAE
+    from asd.pipeline import AnySizePipeline
     from asd.sampling import denoise
     from asd.seamless import Seamless
     from asd.tiles import TilePlan
 
 __all__ = [
+    "AnySizePipeline",
     "CheckpointError",
     "ExactTiledVAE",
     "OutputError",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AnySizePipeline": "asd.pipeline",
     "CheckpointError": "asd.errors",
     "ExactTiledVAE": "asd.exact_vae",
     "OutputError": "asd.errors",

@@ -1,0 +1,493 @@
+"""`AnySizePipeline`: Stable Diffusion checkpoints at any size, called as diffusers' own pipelines are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from textile_metric.torchvision_guard import guard_torchvision
+
+from .buckets import FAMILIES, MAX_RATIO, Family, first_size
+from .errors import CheckpointError, SizeError, ZelligeError
+from .pictures import check_output_type, from_tensor, to_tensor
+from .sampling import StepDone
+from .seamless import SeamlessAxes, parse_axes
+from .sizes import Size
+from .stable_diffusion import LAYOUTS, Prompt, StableDiffusion, trained_side
+from .tiles import Method, Place
+from .two_stage import (
+    LEAST,
+    Keep,
+    Tiling,
+    canvas_for,
+    fitted,
+    from_canvas,
+    passes,
+    refine,
+    sample,
+    steps_run,
+    to_canvas,
+)
+
+guard_torchvision()
+
+from diffusers.utils.outputs import BaseOutput  # noqa: E402 - the guard must come first
+from diffusers.utils.torch_utils import randn_tensor  # noqa: E402 - as above
+
+STAGE_TWO_STRENGTH = 0.35
+"""Share of the schedule that each pass of the second stage runs."""
+CALLBACK_INPUTS = ("latents", "prompt_embeds", "negative_prompt_embeds")
+
+
+class Box(NamedTuple):
+    """A tile's place in the picture, in shares of its width and height; beyond 1 on an axis that wraps."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass
+class AnySizeOutput(BaseOutput):
+    """images: a list of PIL images, an array (N, H, W, 3), a tensor (N, 3, H, W), or latents.
+
+    nsfw_content_detected: one bool an image where the checkpoint has a safety checker, else None.
+    """
+
+    images: Any
+    nsfw_content_detected: list[bool] | None = None
+
+
+class AnySizePipeline:
+    """Text to image, image to image and inpainting at any pixel size, seamless on the axes asked for.
+
+    It holds a pipeline of diffusers, `base`, and whatever isn't found here is looked up there: `load_lora_weights`,
+    `fuse_lora`, `load_textual_inversion`, `to`, `enable_model_cpu_offload`, `scheduler`, `unet`, ... An image of the
+    trained size, without `seamless`, is what `base` makes of the same arguments, to the bit on the CPU.
+
+    Args:
+        base: StableDiffusionPipeline or StableDiffusionXLPipeline.
+
+    Raises:
+        CheckpointError: another class, or a U-Net for other inputs than latents alone.
+    """
+
+    def __init__(self, base: Any) -> None:
+        if type(base).__name__ not in LAYOUTS:
+            raise CheckpointError(f"Expected {' or '.join(LAYOUTS)}, but got {type(base).__name__}.")
+        if base.unet.config.in_channels != base.vae.config.latent_channels:
+            raise CheckpointError(
+                f"Expected a U-Net for {base.vae.config.latent_channels} latent channels, but got one for "
+                f"{base.unet.config.in_channels}, as inpainting and depth checkpoints have."
+            )
+        self.base = base
+        self._interrupt = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base":
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # `pipe.scheduler = ...` must reach the pipeline that samples
+        if name in ("scheduler", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+            setattr(self.base, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    @classmethod
+    def from_pretrained(cls, path_or_id: str | Path, **options: Any) -> Self:
+        """Load a diffusers folder or hub id of the layout of Stable Diffusion 1.5, 2.1 or XL.
+
+        Args:
+            path_or_id: a folder, or a hub id (pin it with `revision=`).
+            options: those of diffusers' `from_pretrained` (torch_dtype, revision, variant, safety_checker=None, ...);
+                weights are safetensors and code is diffusers' own, whatever is asked for.
+
+        Raises:
+            CheckpointError: nothing there, damaged, pickled, of another layout, or with code of its own.
+        """
+        import diffusers
+
+        if options.get("trust_remote_code") or options.get("custom_pipeline"):
+            raise CheckpointError("Expected a checkpoint that needs no code of its own, but got remote code asked for.")
+        if not options.get("use_safetensors", True):
+            raise CheckpointError("Expected safetensors, but got use_safetensors=False, which loads pickles.")
+        folder = Path(path_or_id)
+        if folder.is_dir():
+            options["local_files_only"] = True
+        try:
+            name = _layout(path_or_id, options)
+            if name not in LAYOUTS:
+                raise CheckpointError(f"Expected a checkpoint of {' or '.join(LAYOUTS)}, but {path_or_id} is of {name}.")
+            base = getattr(diffusers, name).from_pretrained(str(path_or_id), **options, use_safetensors=True)
+        except CheckpointError:
+            raise
+        # diffusers, transformers, safetensors and the hub raise all kinds for a damaged folder
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                f"Expected a Stable Diffusion checkpoint in {str(path_or_id)!r}, but it does not load: {reason}"
+            ) from error
+        for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+            module = getattr(base, part, None)
+            if module is not None and any(parameter.is_meta for parameter in module.parameters()):
+                raise CheckpointError(f"Expected a whole checkpoint in {str(path_or_id)!r}, but its {part} lacks weights.")
+        return cls(base)
+
+    @property
+    def family(self) -> Family:
+        """The sizes that the model was trained near: a known family's, or squares of the U-Net's sample size."""
+        unet, vae = self.base.unet, self.base.vae
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        side = trained_side(unet) * factor
+        multiple = factor * 2 ** (len(unet.config.block_out_channels) - 1)
+        known = [family for family in FAMILIES.values() if (family.side, family.multiple) == (side, multiple)]
+        return known[0] if known else Family("own", side, 0.8, multiple)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        prompt_2: str | list[str] | None = None,
+        negative_prompt_2: str | list[str] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        guidance_rescale: float = 0.0,
+        clip_skip: int | None = None,
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        *,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float = 0.8,
+        seamless: SeamlessAxes = "none",
+        upscale_strength: float = STAGE_TWO_STRENGTH,
+        anchor: float = 1.0,
+        tile: int | None = None,
+        method: Method = "fstd",
+        tile_batch: int = 4,
+        vae_tile: int = 64,
+        spill: str | None = None,
+        tile_prompt: Callable[[Box], str | None] | None = None,
+    ) -> Any:
+        """Make images. What diffusers' pipelines take means the same here; below is what they don't have.
+
+        Without `image` a picture is made at the size of the trained area that is nearest in ratio, and enlarged, at most
+        twofold a pass, to the exact pixels: each pass adds noise and denoises in moving tiles. With `image` the canvas
+        has the wanted size from the start (by default the image's own).
+
+        Args:
+            latents: the first stage's noise; its shape is that of `first_size`.
+            callback_on_step_end: called as (pipeline, step, timestep, tensors); steps count through all passes. It may
+                set `pipeline._interrupt = True`: what there is then is decoded.
+            image: what to start from: PIL image, file, array or tensor, or a list as long as the batch.
+            mask_image: white where `image` is to be made anew, black where it is kept to the pixel.
+            strength: how much of `image` is given up.
+            seamless: axes on which the result tiles: none, x, y or xy.
+            upscale_strength: how much each pass of the second stage may change.
+            anchor: 0 to 1, how firmly the low frequencies of the image that is enlarged are kept against colour drift.
+            tile: latent cells along a tile's side (the trained size).
+            method: how tiles lie, see `asd.tiles.Method`.
+            tile_batch: tiles that go through the network at once.
+            vae_tile: latent cells along the autoencoder's tiles; `spill` is a folder for its canvases.
+            tile_prompt: called with a tile's `Box`; the prompt for that tile, or None for the common one.
+
+        Raises:
+            ZelligeError: an argument out of range; SizeError for a size, or latents of another shape.
+        """
+        check_output_type(output_type)
+        parse_axes(seamless)
+        if mask_image is not None and image is None:
+            raise ZelligeError("Expected an image to go with mask_image, but got none.")
+        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in CALLBACK_INPUTS]
+        if unknown:
+            raise ZelligeError(f"Expected callback tensors out of {', '.join(CALLBACK_INPUTS)}, but got {unknown[0]!r}.")
+        given = None if image is None else to_tensor(image) * 2 - 1
+        size = self._size(width, height, given)
+        self._interrupt = False
+        xl = hasattr(self.base, "text_encoder_2")
+        guidance = (5.0 if xl else 7.5) if guidance_scale is None else guidance_scale
+        distilled = self.base.unet.config.time_cond_proj_dim is not None
+        self._set_base(guidance, guidance_rescale, clip_skip, cross_attention_kwargs)
+        guided = guidance > 1 and not distilled
+        text: dict[str, Any] = {
+            "num_images_per_prompt": num_images_per_prompt,
+            "lora_scale": (cross_attention_kwargs or {}).get("scale"),
+            "clip_skip": clip_skip,
+        }
+        whole = self._encoded(
+            prompt, guided=guided, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds, pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds, prompt_2=prompt_2,
+            negative_prompt_2=negative_prompt_2, **text,
+        )  # fmt: skip
+        model = StableDiffusion(
+            self.base,
+            whole,
+            guidance=guidance,
+            guidance_rescale=guidance_rescale,
+            vae_tile=vae_tile,
+            spill=spill,
+            tile_prompt=None if tile_prompt is None else self._tile_prompts(tile_prompt, size, text),
+            cross_attention_kwargs=cross_attention_kwargs,
+        )
+        if given is not None and len(given) not in (1, model.count):
+            raise ZelligeError(f"Expected 1 or {model.count} images for {model.count} results, but got {len(given)}.")
+        run = _Run(self, model, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        common: dict[str, Any] = {
+            "steps": num_inference_steps,
+            "seamless": seamless,
+            "tiling": Tiling(tile=tile, method=method, batch=tile_batch),
+            "generator": generator,
+            "on_step": run.step_done,
+        }
+
+        def noise(canvas: tuple[int, int]) -> Tensor:
+            shape = (model.count, model.channels, *canvas)
+            return randn_tensor(shape, generator=generator, device=model.device, dtype=whole.tokens.dtype)
+
+        def plan() -> torch.Generator | None:
+            """The tiles' offsets follow the seed, and leave the generator's noise to the noise."""
+            first = generator[0] if isinstance(generator, list) else generator
+            return None if first is None else torch.Generator().manual_seed(first.initial_seed())
+
+        if given is None:
+            first = self.first_size(*size)
+            stages = [first, *passes(first, size)]
+            canvas = canvas_for(model, first, seamless)
+            run.expect([num_inference_steps] + [_count(model, num_inference_steps, upscale_strength)] * (len(stages) - 1))
+            start = noise(canvas) if latents is None else _checked(latents, (model.count, model.channels, *canvas))
+            with run.stoppable():
+                sample(model, start.to(model.device), plan_generator=plan(), **common)
+            for stage in stages[1:]:
+                if self._interrupt:
+                    break
+                pixels = from_canvas(model.decode(run.latents, seamless), first, seamless)
+                first = stage
+                with run.stoppable():
+                    refine(
+                        model, pixels, stage, noise=noise, strength=upscale_strength, anchor=anchor,
+                        plan_generator=plan(), **common,
+                    )  # fmt: skip
+        else:
+            first = size
+            pixels = to_canvas(fitted(given, size, seamless), model, seamless)
+            start = model.encode(pixels, seamless).expand(model.count, -1, -1, -1)
+            run.expect([_count(model, num_inference_steps, strength)])
+            mask = None if mask_image is None else self._mask(mask_image, size, seamless, model)
+            if latents is None:
+                latents = noise((start.shape[-2], start.shape[-1]))
+            with run.stoppable():
+                sample(
+                    model,
+                    _checked(latents, tuple(start.shape)).to(start.device),
+                    start=start,
+                    strength=strength,
+                    keep=None if mask is None else Keep(start, mask.to(start)),
+                    plan_generator=plan(),
+                    **common,
+                )
+        if output_type == "latent":
+            images, nsfw = run.latents, None
+        else:
+            pixels = from_canvas(model.decode(run.latents, seamless), first, seamless)
+            pixels = fitted(pixels, size, seamless)
+            if given is not None and mask_image is not None:
+                pixels = _pasted(pixels, fitted(given, size, seamless), to_tensor(mask_image, 1), seamless)
+            pixels, nsfw = self._checked_images(pixels)
+            images = from_tensor(pixels, output_type)
+        run.close()
+        self.base.maybe_free_model_hooks()
+        return AnySizeOutput(images=images, nsfw_content_detected=nsfw) if return_dict else (images, nsfw)
+
+    def first_size(self, width: int, height: int) -> Size:
+        """Pixels of the first stage for an image of this size: these where they are as many as the model knows."""
+        family, share = self.family, width * height / self.family.side**2
+        if family.least_area <= share < LEAST**2 and max(width, height) <= MAX_RATIO * min(width, height):
+            return Size(width, height)
+        return first_size((width, height), family)
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    def _size(self, width: int | None, height: int | None, image: Tensor | None) -> tuple[int, int]:
+        side = self.family.side
+        default = (side, side) if image is None else (image.shape[-1], image.shape[-2])
+        size = (width or default[0], height or default[1])
+        if any(isinstance(v, bool) or not isinstance(v, int) for v in size) or min(size) < 1:
+            raise SizeError(f"Expected width and height as whole numbers above 0, but got {width} and {height}.")
+        return size
+
+    def _set_base(self, guidance: float, rescale: float, clip_skip: int | None, kwargs: Any) -> None:
+        # encode_prompt and the properties of the base read these
+        for name, value in (
+            ("_guidance_scale", guidance),
+            ("_guidance_rescale", rescale),
+            ("_clip_skip", clip_skip),
+            ("_cross_attention_kwargs", kwargs),
+            ("_interrupt", False),
+        ):
+            setattr(self.base, name, value)
+
+    def _encoded(self, prompt: Any, *, guided: bool, **options: Any) -> Prompt:
+        xl = hasattr(self.base, "text_encoder_2")
+        if (prompt is None) == (options.get("prompt_embeds") is None):
+            raise ZelligeError("Expected either prompt or prompt_embeds, but got both or neither.")
+        if prompt is not None and not isinstance(prompt, str | list):
+            raise ZelligeError(f"Expected prompt as text or a list of texts, but got {type(prompt).__name__}.")
+        if not xl:
+            dropped = [k for k in ("pooled_prompt_embeds", "negative_pooled_prompt_embeds", "prompt_2", "negative_prompt_2") if options.pop(k, None) is not None]
+            if dropped:
+                raise ZelligeError(f"Expected {dropped[0]} with an XL checkpoint alone, but got it with {type(self.base).__name__}.")
+        made = self.base.encode_prompt(
+            prompt=prompt, device=self.base._execution_device, do_classifier_free_guidance=guided, **options
+        )
+        prompt_embeds, negative = made[0], made[1] if guided else None
+        if not xl:
+            return Prompt(prompt_embeds, negative)
+        return Prompt(prompt_embeds, negative, made[2], made[3] if guided else None)
+
+    def _tile_prompts(
+        self, ask: Callable[[Box], str | None], size: tuple[int, int], text: dict[str, Any]
+    ) -> Callable[[Place], Prompt | None]:
+        known: dict[str, Prompt] = {}
+        factor = 2 ** (len(self.base.vae.config.block_out_channels) - 1)
+        rows, columns = (side / factor for side in size[::-1])
+
+        def prompt(place: Place) -> Prompt | None:
+            box = Box(
+                place.x / columns,
+                place.y / rows,
+                (place.x + len(place.columns)) / columns,
+                (place.y + len(place.rows)) / rows,
+            )
+            found = ask(box)
+            if found is None:
+                return None
+            if found not in known:
+                known[found] = self._encoded(found, guided=False, **(text | {"num_images_per_prompt": 1}))
+            return known[found]
+
+        return prompt
+
+    def _mask(self, mask: Any, size: tuple[int, int], seamless: SeamlessAxes, model: StableDiffusion) -> Tensor:
+        """(N, 1, h, w) on the latent canvas, 0 or 1: a cell with any pixel to be made anew is made anew."""
+        pixels = fitted(to_tensor(mask, 1), size, seamless).clamp(0, 1)
+        pixels = to_canvas(pixels, model, seamless)
+        return (torch.nn.functional.max_pool2d(pixels, model.factor) > 0.5).float()
+
+    def _checked_images(self, pixels: Tensor) -> tuple[Tensor, list[bool] | None]:
+        if getattr(self.base, "safety_checker", None) is None:
+            return pixels, None
+        shown = (pixels * 0.5 + 0.5).clamp(0, 1)
+        checked, found = self.base.run_safety_checker(shown, self.base._execution_device, self.base.unet.dtype)
+        return torch.as_tensor(checked) * 2 - 1, found
+
+
+class _StoppedError(Exception):
+    """A callback asked to end the run."""
+
+
+class _Run:
+    """Progress and callbacks through all passes of a call."""
+
+    def __init__(self, pipeline: AnySizePipeline, model: StableDiffusion, callback: Any, names: Sequence[str]) -> None:
+        self.pipeline = pipeline
+        self.model = model
+        self.callback = callback
+        self.names = names
+        self.done = 0
+        self.bar: Any = None
+        self.latents = torch.empty(0)
+
+    def expect(self, counts: list[int]) -> None:
+        self.bar = self.pipeline.base.progress_bar(total=sum(counts))
+
+    def step_done(self, done: StepDone) -> Tensor | None:
+        step, self.done = self.done, self.done + 1
+        self.latents = done.latents
+        if self.bar is not None:
+            self.bar.update()
+        if self.callback is None:
+            return None
+        prompt = self.model.prompt
+        values = {
+            "latents": done.latents,
+            "prompt_embeds": None if prompt is None else prompt.tokens,
+            "negative_prompt_embeds": None if prompt is None else prompt.negative,
+        }
+        answer = self.callback(self.pipeline, step, done.timestep, {name: values[name] for name in self.names}) or {}
+        if prompt is not None:
+            self.model.prompt = prompt._replace(
+                tokens=answer.get("prompt_embeds", prompt.tokens),
+                negative=answer.get("negative_prompt_embeds", prompt.negative),
+            )
+        self.latents = answer.get("latents", done.latents)
+        if self.pipeline.interrupt:
+            raise _StoppedError
+        return self.latents
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """A run that a callback may end early; `latents` holds the last canvas in any case."""
+        with suppress(_StoppedError):
+            yield
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _layout(path_or_id: str | Path, options: dict[str, Any]) -> str:
+    """The class that a checkpoint names."""
+    folder = Path(path_or_id)
+    if folder.is_dir():
+        index = folder / "model_index.json"
+        if not index.is_file():
+            raise CheckpointError(f"Expected a diffusers folder with model_index.json, but got {folder}.")
+        return str(json.loads(index.read_text(encoding="utf-8")).get("_class_name"))
+    if folder.is_absolute() or "/" not in str(path_or_id):
+        raise CheckpointError(f"Expected a diffusers folder or a hub id, but got {str(path_or_id)!r}.")
+    from diffusers import DiffusionPipeline
+
+    known = {key: options[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in options}
+    return str(DiffusionPipeline.load_config(str(path_or_id), **known).get("_class_name"))
+
+
+def _count(model: StableDiffusion, steps: int, strength: float) -> int:
+    return len(steps_run(model.scheduler, steps, strength))
+
+
+def _checked(latents: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tuple(latents.shape) != shape:
+        raise SizeError(f"Expected latents of shape {shape}, but got {tuple(latents.shape)}.")
+    return latents
+
+
+def _pasted(made: Tensor, given: Tensor, mask: Tensor, seamless: SeamlessAxes) -> Tensor:
+    """What the mask keeps is the image's own pixels, with a short ramp towards what was made."""
+    soft = fitted(mask, (made.shape[-1], made.shape[-2]), seamless).clamp(0, 1)
+    return torch.lerp(given.to(made), made, soft)
