@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from asd.sampling import denoise
     from asd.seamless import Seamless
     from asd.tiles import TilePlan
+    from asd.upscaling import upscale
 
 __all__ = [
     "AnySizePipeline",
@@ -23,6 +24,7 @@ __all__ = [
     "TilePlan",
     "ZelligeError",
     "denoise",
+    "upscale",
 ]
 
 _HOMES = {
@@ -35,6 +37,7 @@ _HOMES = {
     "TilePlan": "asd.tiles",
     "ZelligeError": "asd.errors",
     "denoise": "asd.sampling",
+    "upscale": "asd.upscaling",
 }
 
 

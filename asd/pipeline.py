@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -24,16 +23,17 @@ from .stable_diffusion import LAYOUTS, Prompt, StableDiffusion, trained_side
 from .tiles import Method, Place
 from .two_stage import (
     LEAST,
-    Keep,
+    Settings,
+    StopRunError,
     Tiling,
-    canvas_for,
-    fitted,
+    finished,
+    first_stage,
     from_canvas,
+    image_to_image,
     passes,
-    refine,
-    sample,
+    pasted,
+    second_stage,
     steps_run,
-    to_canvas,
 )
 
 guard_torchvision()
@@ -44,6 +44,9 @@ from diffusers.utils.torch_utils import randn_tensor  # noqa: E402 - as above
 STAGE_TWO_STRENGTH = 0.35
 """Share of the schedule that each pass of the second stage runs."""
 CALLBACK_INPUTS = ("latents", "prompt_embeds", "negative_prompt_embeds")
+
+
+XL_ALONE = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds", "prompt_2", "negative_prompt_2")
 
 
 class Box(NamedTuple):
@@ -127,7 +130,7 @@ class AnySizePipeline:
         try:
             name = _layout(path_or_id, options)
             if name not in LAYOUTS:
-                raise CheckpointError(f"Expected a checkpoint of {' or '.join(LAYOUTS)}, but {path_or_id} is of {name}.")
+                raise CheckpointError(f"Expected a checkpoint of {' or '.join(LAYOUTS)}, but got one of {name}.")
             base = getattr(diffusers, name).from_pretrained(str(path_or_id), **options, use_safetensors=True)
         except CheckpointError:
             raise
@@ -140,7 +143,7 @@ class AnySizePipeline:
         for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
             module = getattr(base, part, None)
             if module is not None and any(parameter.is_meta for parameter in module.parameters()):
-                raise CheckpointError(f"Expected a whole checkpoint in {str(path_or_id)!r}, but its {part} lacks weights.")
+                raise CheckpointError(f"Expected a whole checkpoint in {str(path_or_id)!r}, but {part} lacks weights.")
         return cls(base)
 
     @property
@@ -194,9 +197,9 @@ class AnySizePipeline:
     ) -> Any:
         """Make images. What diffusers' pipelines take means the same here; below is what they don't have.
 
-        Without `image` a picture is made at the size of the trained area that is nearest in ratio, and enlarged, at most
-        twofold a pass, to the exact pixels: each pass adds noise and denoises in moving tiles. With `image` the canvas
-        has the wanted size from the start (by default the image's own).
+        Without `image` a picture is made at the size of the trained area that is nearest in ratio, and enlarged, at
+        most twofold a pass, to the exact pixels: each pass adds noise and denoises in moving tiles. With `image` the
+        canvas has the wanted size from the start (by default the image's own).
 
         Args:
             latents: the first stage's noise; its shape is that of `first_size`.
@@ -223,12 +226,12 @@ class AnySizePipeline:
             raise ZelligeError("Expected an image to go with mask_image, but got none.")
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in CALLBACK_INPUTS]
         if unknown:
-            raise ZelligeError(f"Expected callback tensors out of {', '.join(CALLBACK_INPUTS)}, but got {unknown[0]!r}.")
+            known = ", ".join(CALLBACK_INPUTS)
+            raise ZelligeError(f"Expected callback tensors out of {known}, but got {unknown[0]!r}.")
         given = None if image is None else to_tensor(image) * 2 - 1
         size = self._size(width, height, given)
         self._interrupt = False
-        xl = hasattr(self.base, "text_encoder_2")
-        guidance = (5.0 if xl else 7.5) if guidance_scale is None else guidance_scale
+        guidance = self._guidance(guidance_scale)
         distilled = self.base.unet.config.time_cond_proj_dim is not None
         self._set_base(guidance, guidance_rescale, clip_skip, cross_attention_kwargs)
         guided = guidance > 1 and not distilled
@@ -256,66 +259,42 @@ class AnySizePipeline:
         if given is not None and len(given) not in (1, model.count):
             raise ZelligeError(f"Expected 1 or {model.count} images for {model.count} results, but got {len(given)}.")
         run = _Run(self, model, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        common: dict[str, Any] = {
-            "steps": num_inference_steps,
-            "seamless": seamless,
-            "tiling": Tiling(tile=tile, method=method, batch=tile_batch),
-            "generator": generator,
-            "on_step": run.step_done,
-        }
 
         def noise(canvas: tuple[int, int]) -> Tensor:
             shape = (model.count, model.channels, *canvas)
             return randn_tensor(shape, generator=generator, device=model.device, dtype=whole.tokens.dtype)
 
-        def plan() -> torch.Generator | None:
-            """The tiles' offsets follow the seed, and leave the generator's noise to the noise."""
-            first = generator[0] if isinstance(generator, list) else generator
-            return None if first is None else torch.Generator().manual_seed(first.initial_seed())
-
+        # the tiles' offsets follow the seed, and leave the generator's numbers to the noise
+        leader = generator[0] if isinstance(generator, list) else generator
+        settings = Settings(
+            steps=num_inference_steps,
+            noise=noise,
+            seamless=seamless,
+            tiling=Tiling(tile=tile, method=method, batch=tile_batch),
+            generator=generator,
+            seed=None if leader is None else leader.initial_seed(),
+            on_step=run.step_done,
+            stopped=lambda: self._interrupt,
+        )
+        mask = None if mask_image is None else to_tensor(mask_image, 1)
         if given is None:
-            first = self.first_size(*size)
-            stages = [first, *passes(first, size)]
-            canvas = canvas_for(model, first, seamless)
-            run.expect([num_inference_steps] + [_count(model, num_inference_steps, upscale_strength)] * (len(stages) - 1))
-            start = noise(canvas) if latents is None else _checked(latents, (model.count, model.channels, *canvas))
-            with run.stoppable():
-                sample(model, start.to(model.device), plan_generator=plan(), **common)
-            for stage in stages[1:]:
-                if self._interrupt:
-                    break
-                pixels = from_canvas(model.decode(run.latents, seamless), first, seamless)
-                first = stage
-                with run.stoppable():
-                    refine(
-                        model, pixels, stage, noise=noise, strength=upscale_strength, anchor=anchor,
-                        plan_generator=plan(), **common,
-                    )  # fmt: skip
+            at = self.first_size(*size)
+            later = passes(at, size)
+            run.expect([1.0] + [upscale_strength] * len(later), num_inference_steps)
+            made = first_stage(model, at, settings, latents)
+            if later and not self._interrupt:
+                pixels = from_canvas(model.decode(made, seamless), at, seamless)
+                made, at = second_stage(model, pixels, later, settings, strength=upscale_strength, anchor=anchor)
         else:
-            first = size
-            pixels = to_canvas(fitted(given, size, seamless), model, seamless)
-            start = model.encode(pixels, seamless).expand(model.count, -1, -1, -1)
-            run.expect([_count(model, num_inference_steps, strength)])
-            mask = None if mask_image is None else self._mask(mask_image, size, seamless, model)
-            if latents is None:
-                latents = noise((start.shape[-2], start.shape[-1]))
-            with run.stoppable():
-                sample(
-                    model,
-                    _checked(latents, tuple(start.shape)).to(start.device),
-                    start=start,
-                    strength=strength,
-                    keep=None if mask is None else Keep(start, mask.to(start)),
-                    plan_generator=plan(),
-                    **common,
-                )
+            at = size
+            run.expect([strength], num_inference_steps)
+            made = image_to_image(model, given, size, settings, strength=strength, mask=mask, latents=latents)
         if output_type == "latent":
-            images, nsfw = run.latents, None
+            images, nsfw = made, None
         else:
-            pixels = from_canvas(model.decode(run.latents, seamless), first, seamless)
-            pixels = fitted(pixels, size, seamless)
-            if given is not None and mask_image is not None:
-                pixels = _pasted(pixels, fitted(given, size, seamless), to_tensor(mask_image, 1), seamless)
+            pixels = finished(model, made, at, size, seamless)
+            if given is not None and mask is not None:
+                pixels = pasted(pixels, given, mask, seamless)
             pixels, nsfw = self._checked_images(pixels)
             images = from_tensor(pixels, output_type)
         run.close()
@@ -329,6 +308,22 @@ class AnySizePipeline:
             return Size(width, height)
         return first_size((width, height), family)
 
+    def latent_model(
+        self,
+        prompt: str | list[str] = "",
+        *,
+        negative_prompt: str | list[str] | None = None,
+        guidance_scale: float | None = None,
+        vae_tile: int = 64,
+        spill: str | None = None,
+    ) -> StableDiffusion:
+        """The checkpoint with a prompt, as `asd.two_stage` and `asd.upscale` take it."""
+        guidance = self._guidance(guidance_scale)
+        guided = guidance > 1 and self.base.unet.config.time_cond_proj_dim is None
+        self._set_base(guidance, 0.0, None, None)
+        text = self._encoded(prompt, guided=guided, negative_prompt=negative_prompt, num_images_per_prompt=1)
+        return StableDiffusion(self.base, text, guidance=guidance, vae_tile=vae_tile, spill=spill)
+
     @property
     def interrupt(self) -> bool:
         return self._interrupt
@@ -340,6 +335,10 @@ class AnySizePipeline:
         if any(isinstance(v, bool) or not isinstance(v, int) for v in size) or min(size) < 1:
             raise SizeError(f"Expected width and height as whole numbers above 0, but got {width} and {height}.")
         return size
+
+    def _guidance(self, given: float | None) -> float:
+        """As diffusers' own defaults are."""
+        return (5.0 if hasattr(self.base, "text_encoder_2") else 7.5) if given is None else given
 
     def _set_base(self, guidance: float, rescale: float, clip_skip: int | None, kwargs: Any) -> None:
         # encode_prompt and the properties of the base read these
@@ -359,9 +358,9 @@ class AnySizePipeline:
         if prompt is not None and not isinstance(prompt, str | list):
             raise ZelligeError(f"Expected prompt as text or a list of texts, but got {type(prompt).__name__}.")
         if not xl:
-            dropped = [k for k in ("pooled_prompt_embeds", "negative_pooled_prompt_embeds", "prompt_2", "negative_prompt_2") if options.pop(k, None) is not None]
+            dropped = [name for name in XL_ALONE if options.pop(name, None) is not None]
             if dropped:
-                raise ZelligeError(f"Expected {dropped[0]} with an XL checkpoint alone, but got it with {type(self.base).__name__}.")
+                raise ZelligeError(f"Expected {dropped[0]} with an XL checkpoint alone, but this one is none.")
         made = self.base.encode_prompt(
             prompt=prompt, device=self.base._execution_device, do_classifier_free_guidance=guided, **options
         )
@@ -393,22 +392,12 @@ class AnySizePipeline:
 
         return prompt
 
-    def _mask(self, mask: Any, size: tuple[int, int], seamless: SeamlessAxes, model: StableDiffusion) -> Tensor:
-        """(N, 1, h, w) on the latent canvas, 0 or 1: a cell with any pixel to be made anew is made anew."""
-        pixels = fitted(to_tensor(mask, 1), size, seamless).clamp(0, 1)
-        pixels = to_canvas(pixels, model, seamless)
-        return (torch.nn.functional.max_pool2d(pixels, model.factor) > 0.5).float()
-
     def _checked_images(self, pixels: Tensor) -> tuple[Tensor, list[bool] | None]:
         if getattr(self.base, "safety_checker", None) is None:
             return pixels, None
         shown = (pixels * 0.5 + 0.5).clamp(0, 1)
         checked, found = self.base.run_safety_checker(shown, self.base._execution_device, self.base.unet.dtype)
         return torch.as_tensor(checked) * 2 - 1, found
-
-
-class _StoppedError(Exception):
-    """A callback asked to end the run."""
 
 
 class _Run:
@@ -421,14 +410,13 @@ class _Run:
         self.names = names
         self.done = 0
         self.bar: Any = None
-        self.latents = torch.empty(0)
 
-    def expect(self, counts: list[int]) -> None:
+    def expect(self, strengths: list[float], steps: int) -> None:
+        counts = [len(steps_run(self.model.scheduler, steps, strength)) for strength in strengths]
         self.bar = self.pipeline.base.progress_bar(total=sum(counts))
 
     def step_done(self, done: StepDone) -> Tensor | None:
         step, self.done = self.done, self.done + 1
-        self.latents = done.latents
         if self.bar is not None:
             self.bar.update()
         if self.callback is None:
@@ -445,16 +433,9 @@ class _Run:
                 tokens=answer.get("prompt_embeds", prompt.tokens),
                 negative=answer.get("negative_prompt_embeds", prompt.negative),
             )
-        self.latents = answer.get("latents", done.latents)
         if self.pipeline.interrupt:
-            raise _StoppedError
-        return self.latents
-
-    @contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """A run that a callback may end early; `latents` holds the last canvas in any case."""
-        with suppress(_StoppedError):
-            yield
+            raise StopRunError
+        return answer.get("latents")
 
     def close(self) -> None:
         if self.bar is not None:
@@ -475,19 +456,3 @@ def _layout(path_or_id: str | Path, options: dict[str, Any]) -> str:
 
     known = {key: options[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in options}
     return str(DiffusionPipeline.load_config(str(path_or_id), **known).get("_class_name"))
-
-
-def _count(model: StableDiffusion, steps: int, strength: float) -> int:
-    return len(steps_run(model.scheduler, steps, strength))
-
-
-def _checked(latents: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if tuple(latents.shape) != shape:
-        raise SizeError(f"Expected latents of shape {shape}, but got {tuple(latents.shape)}.")
-    return latents
-
-
-def _pasted(made: Tensor, given: Tensor, mask: Tensor, seamless: SeamlessAxes) -> Tensor:
-    """What the mask keeps is the image's own pixels, with a short ramp towards what was made."""
-    soft = fitted(mask, (made.shape[-1], made.shape[-2]), seamless).clamp(0, 1)
-    return torch.lerp(given.to(made), made, soft)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,58 +66,76 @@ def steps_run(scheduler: Any, steps: int, strength: float, device: torch.device 
     return scheduler.timesteps[first:]
 
 
+class StopRunError(Exception):
+    """Raised by `on_step` to end a run; the canvas as it is then is the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all passes of one picture share.
+
+    Attributes:
+        steps: of the whole schedule; a pass that starts from an image runs a share of them.
+        noise: noise of standard deviation 1 for a canvas of (height, width) cells, (N, C, height, width).
+        seamless: axes on which the canvas is a torus.
+        tiling: how canvases are cut.
+        generator: for schedulers that draw noise.
+        seed: where the tiles' offsets start; None: anywhere.
+        on_step: called after every step; a tensor that it returns replaces the canvas, `StopRunError` ends the run.
+        stopped: asked before each pass.
+    """
+
+    steps: int
+    noise: Callable[[tuple[int, int]], Tensor]
+    seamless: SeamlessAxes = "none"
+    tiling: Tiling = Tiling()
+    generator: torch.Generator | list[torch.Generator] | None = None
+    seed: int | None = None
+    on_step: OnStep | None = None
+    stopped: Callable[[], bool] = lambda: False
+
+
 def sample(
     model: LatentModel,
     noise: Tensor,
+    settings: Settings,
     *,
-    steps: int,
-    seamless: SeamlessAxes = "none",
     start: Tensor | None = None,
     strength: float = 1.0,
     anchor: float = 0.0,
     keep: Keep | None = None,
-    tiling: Tiling | None = None,
-    generator: torch.Generator | list[torch.Generator] | None = None,
-    plan_generator: torch.Generator | None = None,
-    on_step: OnStep | None = None,
 ) -> Tensor:
     """Denoise a canvas of any size in tiles; returns latents (N, C, H, W).
 
     Args:
         model: network, prompt and scheduler.
         noise: (N, C, H, W), of standard deviation 1.
-        steps: of the whole schedule; with `start` a share of `strength` of them is run.
-        seamless: axes on which the canvas is a torus.
+        settings: steps, tiles, axes.
         start: latents that the noise is added to; None starts from noise alone.
-        strength: 0 to 1, how much of `start` is given up.
+        strength: 0 to 1, how much of `start` is given up: the share of the steps that is run.
         anchor: 0 to 1, how firmly the low frequencies of `start` are kept at every step.
         keep: what stays, for inpainting.
-        tiling: how the canvas is cut; None for one of the model's own tile.
-        generator: for schedulers that draw noise.
-        plan_generator: where the start of the tiles' offsets comes from.
-        on_step: called after every step; a tensor that it returns replaces the canvas.
 
     Raises:
         ZelligeError: steps, strength or anchor out of range.
     """
     if not 0 <= anchor <= 1:
         raise ZelligeError(f"Expected an anchor from 0 to 1, but got {anchor:g}.")
-    tiling = tiling or Tiling()
-    scheduler = model.scheduler
-    timesteps = steps_run(scheduler, steps, strength if start is not None else 1.0, noise.device)
+    tiling, seamless, scheduler = settings.tiling, settings.seamless, model.scheduler
+    timesteps = steps_run(scheduler, settings.steps, strength if start is not None else 1.0, noise.device)
     canvas_size = (noise.shape[-2], noise.shape[-1])
     plan = TilePlan(
         canvas_size,
         tiling.tile or whole_tile(model, canvas_size) or model.tile,
         tiling.method,
         seamless,
-        generator=plan_generator,
+        generator=None if settings.seed is None else torch.Generator().manual_seed(settings.seed),
     )
     if start is None:
         latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     else:
         latents = noised(scheduler, start, noise, timesteps[:1])
-    order = getattr(scheduler, "order", 1)
+    order, last = getattr(scheduler, "order", 1), latents
 
     def after(done: StepDone) -> Tensor | None:
         canvas, following = done.latents, timesteps[done.step + 1 : done.step + 2]
@@ -128,20 +146,114 @@ def sample(
                 canvas = canvas + anchor * coarse(wanted - canvas, seamless)
             if keep is not None:
                 canvas = torch.lerp(noised(scheduler, keep.latents, noise, following), canvas, keep.mask.to(canvas))
-        replaced = None if on_step is None else on_step(done._replace(latents=canvas))
-        return canvas if replaced is None else replaced
+        nonlocal last
+        last = canvas
+        replaced = None if settings.on_step is None else settings.on_step(done._replace(latents=canvas))
+        last = canvas if replaced is None else replaced
+        return last
 
-    with numpy_2(), Seamless(model.network, plan.tile_seamless):
+    with numpy_2(), suppress(StopRunError), Seamless(model.network, plan.tile_seamless):
         return denoise(
-            model.predictor(plan.size, seamless),
+            model.predictor(plan.size, plan.tile_seamless),
             latents,
             scheduler,
             plan,
             timesteps=timesteps,
             batch=tiling.batch,
-            generator=generator,
+            generator=settings.generator,
             on_step=after,
         )
+    return last
+
+
+def first_stage(model: LatentModel, size: tuple[int, int], settings: Settings, latents: Tensor | None = None) -> Tensor:
+    """A picture of `size` = (width, height) from noise, `latents` or fresh; returns its latents.
+
+    Raises:
+        SizeError: latents of another shape than the canvas.
+    """
+    canvas = canvas_for(model, size, settings.seamless)
+    return sample(model, _noise(model, canvas, settings, latents), settings)
+
+
+def second_stage(
+    model: LatentModel,
+    images: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    settings: Settings,
+    *,
+    strength: float,
+    anchor: float,
+) -> tuple[Tensor, Size]:
+    """Enlarge images (N, 3, h, w) in [-1, 1] to each of `sizes` = (width, height) in turn, at least one.
+
+    Returns latents, and the size in pixels that they stand for: the last one, unless the run was stopped.
+    """
+    seamless, made, at = settings.seamless, None, Size(images.shape[-1], images.shape[-2])
+    for size in sizes:
+        if made is not None:
+            if settings.stopped():
+                break
+            images = from_canvas(model.decode(made, seamless), at, seamless)
+        at = Size(*size)
+        start = model.encode(to_canvas(fitted(images, at, seamless), model, seamless), seamless).to(model.device)
+        start = start.expand(model.count, -1, -1, -1)
+        noise = _noise(model, (start.shape[-2], start.shape[-1]), settings)
+        made = sample(model, noise, settings, start=start, strength=strength, anchor=anchor)
+    if made is None:
+        raise SizeError("Expected at least one size to enlarge to, but got none.")
+    return made, at
+
+
+def image_to_image(
+    model: LatentModel,
+    images: Tensor,
+    size: tuple[int, int],
+    settings: Settings,
+    *,
+    strength: float,
+    mask: Tensor | None = None,
+    latents: Tensor | None = None,
+) -> Tensor:
+    """Images (N, 3, h, w) in [-1, 1] made anew at `size` = (width, height), in one pass; returns latents.
+
+    Args:
+        model, settings: as for `sample`.
+        images: one, or as many as the model makes.
+        size: pixels wanted.
+        strength: how much is given up.
+        mask: (N or 1, 1, h, w) in [0, 1], 1 where the images are to be made anew; a latent cell with any such pixel is.
+        latents: the noise.
+    """
+    seamless = settings.seamless
+    start = model.encode(to_canvas(fitted(images, size, seamless), model, seamless), seamless).to(model.device)
+    start = start.expand(model.count, -1, -1, -1)
+    keep = None
+    if mask is not None:
+        pixels = to_canvas(fitted(mask, size, seamless).clamp(0, 1), model, seamless)
+        keep = Keep(start, (F.max_pool2d(pixels, model.factor) > 0.5).to(start))
+    noise = _noise(model, (start.shape[-2], start.shape[-1]), settings, latents)
+    return sample(model, noise, settings, start=start, strength=strength, keep=keep)
+
+
+def finished(
+    model: LatentModel, latents: Tensor, at: tuple[int, int], size: tuple[int, int], seamless: SeamlessAxes
+) -> Tensor:
+    """Exact pixels (N, 3, H, W) of `size` = (width, height) from latents that stand for a picture of `at`."""
+    return fitted(from_canvas(model.decode(latents, seamless), at, seamless), size, seamless)
+
+
+def pasted(made: Tensor, images: Tensor, mask: Tensor, seamless: SeamlessAxes) -> Tensor:
+    """What the mask keeps of `images` is their own pixels."""
+    size = (made.shape[-1], made.shape[-2])
+    return torch.lerp(fitted(images, size, seamless).to(made), made, fitted(mask, size, seamless).clamp(0, 1).to(made))
+
+
+def _noise(model: LatentModel, canvas: tuple[int, int], settings: Settings, given: Tensor | None = None) -> Tensor:
+    shape = (model.count, model.channels, *canvas)
+    if given is not None and tuple(given.shape) != shape:
+        raise SizeError(f"Expected latents of shape {shape}, but got {tuple(given.shape)}.")
+    return (settings.noise(canvas) if given is None else given).to(model.device)
 
 
 def noised(scheduler: Any, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
@@ -193,7 +305,7 @@ def canvas_for(model: LatentModel, size: tuple[int, int], seamless: SeamlessAxes
 
 
 def to_canvas(images: Tensor, model: LatentModel, seamless: SeamlessAxes) -> Tensor:
-    """Images (N, C, H, W) on the pixels of their canvas: continued beyond a border, resampled along an axis that wraps."""
+    """Images (N, C, H, W) on their canvas: continued beyond a border, resampled along an axis that wraps."""
     wrap_x, wrap_y = parse_axes(seamless)
     height, width = images.shape[-2:]
     rows, columns = (cells * model.factor for cells in canvas_for(model, (width, height), seamless))
@@ -239,28 +351,6 @@ def passes(source: tuple[int, int], target: tuple[int, int]) -> list[Size]:
     back = [factor ** ((k + 1) / count - 1) for k in range(count)]
     made = [Size(max(1, round(target[0] * b)), max(1, round(target[1] * b))) for b in back]
     return [*made[:-1], Size(*target)]
-
-
-def refine(
-    model: LatentModel,
-    images: Tensor,
-    size: tuple[int, int],
-    *,
-    noise: Callable[[tuple[int, int]], Tensor],
-    **options: Any,
-) -> Tensor:
-    """The second stage: images (N, 3, h, w) in [-1, 1] to latents whose canvas is that of `size` = (width, height).
-
-    Args:
-        model: network, prompt and scheduler.
-        images: the first stage's, or any.
-        size: pixels wanted.
-        noise: called with a canvas' (height, width) for its noise.
-        options: those of `sample`: steps, strength, anchor, seamless, ...
-    """
-    seamless: SeamlessAxes = options.get("seamless", "none")
-    start = model.encode(to_canvas(fitted(images, size, seamless), model, seamless), seamless)
-    return sample(model, noise((start.shape[-2], start.shape[-1])).to(start.device), start=start, **options)
 
 
 @contextmanager

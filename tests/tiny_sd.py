@@ -66,7 +66,8 @@ def pipeline(layout: str, folder: Path) -> Any:
             "projection_class_embeddings_input_dim": 6 * 4 + 8,
             "transformer_layers_per_block": (1, 1, 2),
         }
-    levels = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D") if xl else ("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",)
+    plain, crossed = "DownBlock2D", "CrossAttnDownBlock2D"
+    levels = (plain, crossed, crossed) if xl else (crossed, crossed, plain)
     unet = UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -90,7 +91,8 @@ def pipeline(layout: str, folder: Path) -> Any:
         scaling_factor=0.13025 if xl else 0.18215,
         sample_size=SIDE,
     ).eval()
-    betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    betas["steps_offset"] = 1
     if xl:
         return StableDiffusionXLPipeline(
             vae=vae, text_encoder=first, text_encoder_2=_text(words, 8, projected=True, seed=2), tokenizer=words,
