@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -128,7 +128,7 @@ class AnySizePipeline:
         if folder.is_dir():
             options["local_files_only"] = True
         try:
-            name = _layout(path_or_id, options)
+            name = layout(path_or_id, options)
             if name not in LAYOUTS:
                 raise CheckpointError(f"Expected a checkpoint of {' or '.join(LAYOUTS)}, but got one of {name}.")
             base = getattr(diffusers, name).from_pretrained(str(path_or_id), **options, use_safetensors=True)
@@ -324,6 +324,14 @@ class AnySizePipeline:
         text = self._encoded(prompt, guided=guided, negative_prompt=negative_prompt, num_images_per_prompt=1)
         return StableDiffusion(self.base, text, guidance=guidance, vae_tile=vae_tile, spill=spill)
 
+    def steps(
+        self, size: tuple[int, int], steps: int, strength: float | None = None, upscale: float = STAGE_TWO_STRENGTH
+    ) -> int:
+        """Calls of the callback for an image of `size` = (width, height); `strength` is given with an image."""
+        at = self.first_size(*size)
+        shares = [1.0] + [upscale] * len(passes(at, size)) if strength is None else [strength]
+        return sum(len(steps_run(self.base.scheduler, steps, share)) for share in shares)
+
     @property
     def interrupt(self) -> bool:
         return self._interrupt
@@ -442,8 +450,12 @@ class _Run:
             self.bar.close()
 
 
-def _layout(path_or_id: str | Path, options: dict[str, Any]) -> str:
-    """The class that a checkpoint names."""
+def layout(path_or_id: str | Path, options: Mapping[str, Any] | None = None) -> str:
+    """The pipeline class that a folder or hub id names; `options` are diffusers' of finding it (revision, token, ...).
+
+    Raises:
+        CheckpointError: neither a diffusers folder nor a hub id.
+    """
     folder = Path(path_or_id)
     if folder.is_dir():
         index = folder / "model_index.json"
@@ -454,5 +466,6 @@ def _layout(path_or_id: str | Path, options: dict[str, Any]) -> str:
         raise CheckpointError(f"Expected a diffusers folder or a hub id, but got {str(path_or_id)!r}.")
     from diffusers import DiffusionPipeline
 
-    known = {key: options[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in options}
+    given = options or {}
+    known = {key: given[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in given}
     return str(DiffusionPipeline.load_config(str(path_or_id), **known).get("_class_name"))

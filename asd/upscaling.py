@@ -43,7 +43,7 @@ def upscale(
     output_type: str = "pil",
     callback: Callable[[int, int], None] | None = None,
 ) -> Any:
-    """Enlarge an image with a text-to-image model, at most twofold a pass: noise, then moving tiles, anchored in colour.
+    """Enlarge an image with a text-to-image model, at most twofold a pass: noise, then moving tiles, colours anchored.
 
     Args:
         image: a PIL image, file, array or tensor, see `asd.pictures.to_tensor`.

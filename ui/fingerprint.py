@@ -67,7 +67,8 @@ def made_of(request: Request, weights: Weights) -> dict[str, Any]:
     """
     asked = request.to_dict()
     del asked["model"]
-    asked["lock"] = {name: _content(name, value) for name, value in request.lock}
+    asked["lock"] = {name: _content(f"locked {name}", value) for name, value in request.lock}
+    asked |= {name: _content(name, asked[name]) for name in ("image", "mask") if asked.get(name) is not None}
     return {"program": _program(), "weights": weights.version, **asked}
 
 
@@ -91,7 +92,7 @@ def _content(name: str, value: float | str) -> float | str:
         return f"sha256:{digest(Path(value))}"
     except (OSError, ValueError) as error:  # ValueError: a character that no file name can have
         reason = getattr(error, "strerror", None) or error
-        told = f"Expected the locked {name} to be an image, but {value} cannot be read: {reason}"
+        told = f"Expected the {name} to be an image, but {value} cannot be read: {reason}"
         raise ZelligeError(told) from error
 
 

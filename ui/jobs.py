@@ -159,6 +159,12 @@ def _make(
     from materials.files import save_material
 
     try:
+        if request.kind in ("image", "upscale"):
+            from ui.pictures import make_picture
+
+            with refused(folder):
+                return make_picture(request, stage, pipeline, report)
+        _check_material_model(pipeline)
         material = pipeline(
             request.prompt,
             size=request.size,
@@ -181,6 +187,13 @@ def _make(
     return sorted(file.name for file in stage.iterdir())
 
 
+def _check_material_model(pipeline: Pipeline) -> None:
+    from asd.errors import CheckpointError
+
+    if hasattr(pipeline, "latent_model"):
+        raise CheckpointError("Expected a material model, but got a Stable Diffusion checkpoint, which paints images")
+
+
 def _reporter(
     progress: Callable[[Progress], None] | None, sample: int, count: int
 ) -> Callable[[int, int], None] | None:
@@ -192,7 +205,10 @@ def _reporter(
 def _load(model: str | None, device: str) -> Pipeline:
     _check_device(device)
     from materials.pipeline import MaterialPipeline
+    from ui.pictures import is_stable_diffusion, load_stable_diffusion
 
+    if model is not None and is_stable_diffusion(model):
+        return load_stable_diffusion(model, device)
     return MaterialPipeline.from_pretrained(model, device=device)
 
 
@@ -209,7 +225,7 @@ def _check_device(device: str) -> None:
 
 
 def _check_resources(request: Request, out: Path) -> None:
-    needed, there = memory.memory_estimate(request.size), memory.available_memory()
+    needed, there = memory.memory_estimate(request.size, request.kind), memory.available_memory()
     if there is not None and needed > there:
         raise SizeError(f"Expected a size that fits the {memory.human(there)} of free memory, "
                         f"but {_pixels(request)} takes about {memory.human(needed)}")  # fmt: skip

@@ -15,9 +15,14 @@ DISK_BASE_BYTES = 2_000_000
 """The rendered preview and the text of one sample."""
 
 
-def memory_estimate(size: tuple[int, int]) -> int:
-    """Peak resident bytes of making one material of (width, height) pixels."""
-    return BASE_BYTES + BYTES_PER_PIXEL * size[0] * size[1]
+PICTURE_BYTES_PER_PIXEL = 140
+"""As above for pictures, whose decoder works in tiles: the float image and what copies of it the last steps make."""
+
+
+def memory_estimate(size: tuple[int, int], kind: str = "material") -> int:
+    """Peak resident bytes of making one result of (width, height) pixels with the shipped model."""
+    each = PICTURE_BYTES_PER_PIXEL if kind in ("image", "upscale") else BYTES_PER_PIXEL
+    return BASE_BYTES + each * size[0] * size[1]
 
 
 def disk_estimate(size: tuple[int, int], count: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from asd.errors import SizeError, ZelligeError
 
-Kind = Literal["material"]
+Kind = Literal["material", "image", "upscale"]
 Seamless = Literal["none", "x", "y", "xy"]
 HeightFormat = Literal["png16", "exr"]
 LockedMap = Literal["basecolor", "normal", "height", "roughness", "metallic"]
@@ -26,6 +26,9 @@ MAX_SEED = 2**63 - 1
 MAX_COUNT = 10_000
 """Result folders have four digits."""
 
+_PICTURES = ("image", "upscale")
+_PICTURES_ALONE = ("image", "mask", "strength", "negative")
+_MATERIALS_ALONE = ("lock", "height_format")
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -37,8 +40,8 @@ class Request:
     Raises `asd.errors.ZelligeError` (a `ValueError`) for a value outside its range, `SizeError` for a size.
     """
 
-    prompt: str
-    """1 to `MAX_PROMPT` characters, without control characters."""
+    prompt: str = ""
+    """1 to `MAX_PROMPT` characters, without control characters; an enlargement may go without."""
     kind: Kind = "material"
     size: tuple[int, int] = (512, 512)
     """(width, height) in pixels."""
@@ -58,10 +61,20 @@ class Request:
     model: str | None = None
     """A diffusers folder or a hub id; None is the model inside the package."""
     height_format: HeightFormat = "png16"
+    image: str | None = None
+    """Path of the picture to start from, or to enlarge; `size` stays the size of the result."""
+    mask: str | None = None
+    """Path of a picture that is white where `image` is to be made anew."""
+    strength: float | None = None
+    """How much of `image` is given up, above 0, up to 1; None is the model's default."""
+    negative: str | None = None
+    """What guidance leads away from, of kind image and upscale."""
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
-        _check_prompt(self.prompt)
+        if self.prompt or self.kind != "upscale":
+            _check_prompt(self.prompt)
+        self._check_picture()
         _check_size(self.size)
         _check_choice("seamless", self.seamless, get_args(Seamless))
         _check_choice("height_format", self.height_format, get_args(HeightFormat))
@@ -81,6 +94,24 @@ class Request:
         if names != sorted(set(names)):
             raise ZelligeError(f"Expected lock to name each map once and in order, but got {names}")
 
+    def _check_picture(self) -> None:
+        foreign = _MATERIALS_ALONE if self.kind in _PICTURES else _PICTURES_ALONE
+        for field in dataclasses.fields(self):
+            if field.name in foreign and getattr(self, field.name) != field.default:
+                raise ZelligeError(f"Expected no {field.name} with kind {self.kind}, but got one")
+        for name in ("image", "mask"):
+            path = getattr(self, name)
+            if path is not None and not (isinstance(path, str) and path.strip()):
+                raise ZelligeError(f"Expected {name} to be the path of a picture, but got {_short(path)}")
+        if self.image is None and (self.kind == "upscale" or self.mask is not None or self.strength is not None):
+            raise ZelligeError("Expected image to be the path of a picture, but got none")
+        if self.kind == "upscale" and self.mask is not None:
+            raise ZelligeError("Expected no mask with kind upscale, but got one")
+        if self.strength is not None and not (_is_number(self.strength, 0.0, 1.0) and self.strength > 0):
+            raise ZelligeError(f"Expected strength to be above 0, up to 1, but got {_short(self.strength)}")
+        if self.negative is not None:
+            _check_prompt(self.negative)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
         """Read what `to_dict` writes: `size` as "WxH" (or a pair), `lock` as an object. Unknown keys are errors.
@@ -92,7 +123,7 @@ class Request:
         for key in values:
             if key not in known:
                 raise ZelligeError(f"Expected only the keys {', '.join(known)}, but got {key!r}")
-        if "prompt" not in values:
+        if "prompt" not in values and values.get("kind") != "upscale":
             raise ZelligeError(f"Expected the key 'prompt', but got {', '.join(map(str, values)) or 'nothing'}")
         resolved = dict(values)
         if "size" in resolved:
@@ -105,9 +136,11 @@ class Request:
         return cls(**resolved)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values; `from_dict` gives an equal request back."""
+        """The kind's fields as plain JSON values; `from_dict` gives an equal request back."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return values | {"size": f"{self.size[0]}x{self.size[1]}", "lock": dict(self.lock)}
+        values |= {"size": f"{self.size[0]}x{self.size[1]}", "lock": dict(self.lock)}
+        foreign = _MATERIALS_ALONE if self.kind in _PICTURES else _PICTURES_ALONE
+        return {name: value for name, value in values.items() if name not in foreign}
 
     def sample(self, index: int) -> Request:
         """The request of one sample alone: the same pixels as sample `index` of this one.

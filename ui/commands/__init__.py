@@ -6,4 +6,4 @@ in `NAMES`; the modules keep their imports light, since all of them are loaded f
 
 from __future__ import annotations
 
-NAMES = ("material", "batch", "check", "export", "score")
+NAMES = ("material", "image", "upscale", "batch", "check", "export", "score")

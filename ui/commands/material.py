@@ -70,17 +70,17 @@ def run(options: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     with Bar(options, "step") as bar:
-        show = partial(_show, bar)
-        result = run_job(request, options.out, progress=show, device=options.device, overwrite=options.overwrite)
-    _print_result(result, options.json, time.perf_counter() - started)
+        report = partial(show, bar)
+        result = run_job(request, options.out, progress=report, device=options.device, overwrite=options.overwrite)
+    print_result(result, options.json, time.perf_counter() - started)
     return EXIT_DONE
 
 
-def _show(bar: Bar, progress: Progress) -> None:
+def show(bar: Bar, progress: Progress) -> None:
     bar.update(progress.sample * progress.steps + progress.step, progress.count * progress.steps)
 
 
-def _print_result(result: Result, as_json: bool, seconds: float) -> None:
+def print_result(result: Result, as_json: bool, seconds: float) -> None:
     if as_json:
         lines = [json.dumps(result.to_dict() | {"seconds": round(seconds, 3)}, ensure_ascii=False)]
     else:
