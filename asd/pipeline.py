@@ -339,10 +339,10 @@ class AnySizePipeline:
     def _size(self, width: int | None, height: int | None, image: Tensor | None) -> tuple[int, int]:
         side = self.family.side
         default = (side, side) if image is None else (image.shape[-1], image.shape[-2])
-        size = (width or default[0], height or default[1])
+        size = tuple(plain if given is None else given for given, plain in zip((width, height), default, strict=True))
         if any(isinstance(v, bool) or not isinstance(v, int) for v in size) or min(size) < 1:
             raise SizeError(f"Expected width and height as whole numbers above 0, but got {width} and {height}.")
-        return size
+        return size[0], size[1]
 
     def _guidance(self, given: float | None) -> float:
         """As diffusers' own defaults are."""
