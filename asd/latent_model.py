@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from .canvas_file import Enlarged, Sink
     from .sampling import Predictor
     from .seamless import SeamlessAxes
 
@@ -44,6 +45,14 @@ class LatentModel(Protocol):
 
     def encode(self, images: Tensor, seamless: SeamlessAxes) -> Tensor:
         """Latents as the network takes them, of images (N, 3, H, W) in [-1, 1] whose sides `factor` divides."""
+        ...
+
+    def encode_from(self, source: Enlarged, seamless: SeamlessAxes) -> Tensor:
+        """`encode` of a picture that is read in rectangles."""
+        ...
+
+    def decode_into(self, latents: Tensor, sink: Sink, seamless: SeamlessAxes) -> None:
+        """`decode` of one image (1, C, h, w), handed on tile by tile."""
         ...
 
     def decode(self, latents: Tensor, seamless: SeamlessAxes) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .canvas_file import Enlarged, Sink
 from .errors import CheckpointError
 from .exact_vae import ExactTiledVAE
 from .sampling import Predictor
@@ -131,21 +132,35 @@ class StableDiffusion:
         return Prompt(*joined)  # pyright: ignore[reportArgumentType] - as above
 
     def encode(self, images: Tensor, seamless: SeamlessAxes) -> Tensor:
-        config = self.vae.config
         with self._whole_precision():
-            tiled = ExactTiledVAE(self.vae, seamless=seamless, **self._vae_options)
-            made = tiled.encode(images.to(self.device, self.vae.dtype), return_dict=False)[0]
-        latents = (made.mode() if hasattr(made, "mode") and not isinstance(made, Tensor) else made).float()
-        mean, spread = _statistics(config, latents)
-        return (latents - mean) * (config.scaling_factor / spread)
+            made = self._tiled(seamless).encode(images.to(self.device, self.vae.dtype), return_dict=False)[0]
+        return self._scaled(made.mode())
+
+    def encode_from(self, source: Enlarged, seamless: SeamlessAxes) -> Tensor:
+        with self._whole_precision():
+            source.prepare = lambda x: x.to(self.vae.dtype)
+            moments = self._tiled(seamless).encode_canvas(source)
+        return self._scaled(moments.chunk(2, 1)[0])
+
+    def decode_into(self, latents: Tensor, sink: Sink, seamless: SeamlessAxes) -> None:
+        with self._whole_precision():
+            self._tiled(seamless).decode_canvas(self._raw(latents).to(self.vae.dtype), sink)
+
+    def _tiled(self, seamless: SeamlessAxes) -> ExactTiledVAE:
+        return ExactTiledVAE(self.vae, seamless=seamless, **self._vae_options)
+
+    def _scaled(self, raw: Tensor) -> Tensor:
+        mean, spread = _statistics(self.vae.config, raw.float())
+        return (raw.float() - mean) * (self.vae.config.scaling_factor / spread)
+
+    def _raw(self, latents: Tensor) -> Tensor:
+        mean, spread = _statistics(self.vae.config, latents)
+        return latents * spread / self.vae.config.scaling_factor + mean
 
     def decode(self, latents: Tensor, seamless: SeamlessAxes) -> Tensor:
-        config = self.vae.config
-        mean, spread = _statistics(config, latents)
-        raw = latents * spread / config.scaling_factor + mean
         with self._whole_precision():
-            tiled = ExactTiledVAE(self.vae, seamless=seamless, **self._vae_options)
-            return tiled.decode(raw.to(self.vae.dtype), return_dict=False)[0].float().cpu()
+            made = self._tiled(seamless).decode(self._raw(latents).to(self.vae.dtype), return_dict=False)[0]
+        return made.float().cpu()
 
     @contextmanager
     def _whole_precision(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .checkpoint import StepCheckpoint
 from .errors import SizeError, ZelligeError
 from .latent_model import LatentModel
 from .resample import resample
@@ -104,6 +105,7 @@ def sample(
     strength: float = 1.0,
     anchor: float = 0.0,
     keep: Keep | None = None,
+    checkpoint: StepCheckpoint | None = None,
 ) -> Tensor:
     """Denoise a canvas of any size in tiles; returns latents (N, C, H, W).
 
@@ -115,8 +117,10 @@ def sample(
         strength: 0 to 1, how much of `start` is given up: the share of the steps that is run.
         anchor: 0 to 1, how firmly the low frequencies of `start` are kept at every step.
         keep: what stays, for inpainting.
+        checkpoint: where the state goes after every step, and is taken from if it is there. The noise is not in it.
 
     Raises:
+        CheckpointError: the checkpoint is damaged or another run's.
         ZelligeError: steps, strength or anchor out of range.
     """
     if not 0 <= anchor <= 1:
@@ -135,6 +139,9 @@ def sample(
         latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     else:
         latents = noised(scheduler, start, noise, timesteps[:1])
+    first, single = 0, settings.generator if isinstance(settings.generator, torch.Generator) else None
+    if checkpoint is not None and (saved := checkpoint.load(scheduler, single)) is not None:
+        first, latents = saved[0] + 1, saved[1].to(latents)
     order, last = getattr(scheduler, "order", 1), latents
 
     def after(done: StepDone) -> Tensor | None:
@@ -150,6 +157,8 @@ def sample(
         last = canvas
         replaced = None if settings.on_step is None else settings.on_step(done._replace(latents=canvas))
         last = canvas if replaced is None else replaced
+        if checkpoint is not None:
+            checkpoint.save(done.step, last, scheduler, single)
         return last
 
     with numpy_2(), suppress(StopRunError), Seamless(model.network, plan.tile_seamless):
@@ -158,7 +167,8 @@ def sample(
             latents,
             scheduler,
             plan,
-            timesteps=timesteps,
+            timesteps=timesteps[first:],
+            first=first,
             batch=tiling.batch,
             generator=settings.generator,
             on_step=after,
@@ -174,6 +184,29 @@ def first_stage(model: LatentModel, size: tuple[int, int], settings: Settings, l
     """
     canvas = canvas_for(model, size, settings.seamless)
     return sample(model, _noise(model, canvas, settings, latents), settings)
+
+
+def faithful_stage(
+    model: LatentModel, images: Tensor, size: tuple[int, int], settings: Settings, *, strength: float, anchor: float
+) -> Tensor:
+    """One pass of the second stage that adds to the enlarged images what the network changed, and nothing else.
+
+    Returns pixels (N, 3, height, width): enlarged + decode(refined) - decode(encode(enlarged)). What the autoencoder
+    can't keep of an image is on both sides of that difference, so that it isn't lost; it costs one more decoding.
+    """
+    seamless, at = settings.seamless, Size(*size)
+    enlarged = fitted(images, at, seamless)
+    start = encoded(model, enlarged, seamless)
+    noise = _noise(model, (start.shape[-2], start.shape[-1]), settings)
+    made = sample(model, noise, settings, start=start, strength=strength, anchor=anchor)
+    change = model.decode(made, seamless) - model.decode(start, seamless)
+    return enlarged + from_canvas(change, at, seamless)
+
+
+def encoded(model: LatentModel, images: Tensor, seamless: SeamlessAxes) -> Tensor:
+    """Latents (model.count, C, H, W) of the canvas that holds images (N, 3, h, w), N = 1 or model.count."""
+    latents = model.encode(to_canvas(images, model, seamless), seamless).to(model.device)
+    return latents.expand(model.count, -1, -1, -1)
 
 
 def second_stage(
@@ -196,8 +229,7 @@ def second_stage(
                 break
             images = from_canvas(model.decode(made, seamless), at, seamless)
         at = Size(*size)
-        start = model.encode(to_canvas(fitted(images, at, seamless), model, seamless), seamless).to(model.device)
-        start = start.expand(model.count, -1, -1, -1)
+        start = encoded(model, fitted(images, at, seamless), seamless)
         noise = _noise(model, (start.shape[-2], start.shape[-1]), settings)
         made = sample(model, noise, settings, start=start, strength=strength, anchor=anchor)
     if made is None:
@@ -226,8 +258,7 @@ def image_to_image(
         latents: the noise.
     """
     seamless = settings.seamless
-    start = model.encode(to_canvas(fitted(images, size, seamless), model, seamless), seamless).to(model.device)
-    start = start.expand(model.count, -1, -1, -1)
+    start = encoded(model, fitted(images, size, seamless), seamless)
     keep = None
     if mask is not None:
         pixels = to_canvas(fitted(mask, size, seamless).clamp(0, 1), model, seamless)

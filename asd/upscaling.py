@@ -15,7 +15,7 @@ from .pictures import check_output_type, from_tensor, to_tensor
 from .sampling import StepDone
 from .seamless import SeamlessAxes, parse_axes
 from .sizes import Size
-from .two_stage import Settings, Tiling, finished, passes, second_stage, steps_run
+from .two_stage import Settings, Tiling, faithful_stage, finished, passes, second_stage, steps_run
 
 if TYPE_CHECKING:
     from .pipeline import AnySizePipeline
@@ -37,6 +37,7 @@ def upscale(
     strength: float = STRENGTH,
     steps: int = STEPS,
     anchor: float = 1.0,
+    faithful: bool = False,
     seamless: SeamlessAxes = "none",
     seed: int = 0,
     tiling: Tiling | None = None,
@@ -54,6 +55,7 @@ def upscale(
         strength: above 0, up to 1: how much each pass may change.
         steps: of the whole schedule; a pass runs a share of `strength` of them.
         anchor: 0 to 1, how firmly low frequencies are kept.
+        faithful: add the network's changes to the enlarged image, so that what its autoencoder loses stays.
         seamless: axes on which the image tiles and shall go on tiling.
         seed: of the noise.
         tiling: how canvases are cut.
@@ -82,18 +84,22 @@ def upscale(
         if callback is not None:
             callback(done, total)
 
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed + 1)
 
     def noise(canvas: tuple[int, int]) -> Tensor:
-        return torch.randn((1, known.channels, *canvas), generator=draw)
+        return torch.randn((1, known.channels, *canvas), generator=torch.Generator().manual_seed(seed))
 
     settings = Settings(
         steps=steps, noise=noise, seamless=seamless, tiling=tiling or Tiling(), generator=draw, seed=seed,
         on_step=step_done,
     )  # fmt: skip
-    latents, at = second_stage(known, pixels, sizes, settings, strength=strength, anchor=anchor)
-    made = from_tensor(finished(known, latents, at, target, seamless), output_type)
-    return made[0]
+    if faithful:
+        for each in sizes:
+            pixels = faithful_stage(known, pixels, each, settings, strength=strength, anchor=anchor)
+    else:
+        latents, at = second_stage(known, pixels, sizes, settings, strength=strength, anchor=anchor)
+        pixels = finished(known, latents, at, target, seamless)
+    return from_tensor(pixels, output_type)[0]
 
 
 def target_size(source: tuple[int, int], size: tuple[int, int] | None, factor: float | None) -> Size:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asd.canvas_file import Enlarged, Sink
 from asd.errors import ZelligeError
 from asd.exact_vae import ExactTiledVAE
 from asd.sampling import Predictor
@@ -106,14 +107,33 @@ class TextureModel:
         return predict
 
     def encode(self, images: Tensor, seamless: SeamlessAxes) -> Tensor:
-        vae: Any = self.pipeline.vae
-        unknown = images.new_full((len(images), vae.config["in_channels"] - 3, *images.shape[-2:]), MISSING)
-        tiled = ExactTiledVAE(vae, self._vae_tile, seamless)
-        raw = tiled.encode(torch.cat([images, unknown], 1).to(self.device, vae.dtype), return_dict=False)[0].float()
-        return (raw - vae.config["shift_factor"]) * vae.config["scaling_factor"]
+        vae = self.pipeline.vae
+        images = self._unknown(images).to(self.device, vae.dtype)
+        return self._scaled(self._tiled(seamless).encode(images, return_dict=False)[0])
+
+    def encode_from(self, source: Enlarged, seamless: SeamlessAxes) -> Tensor:
+        source.prepare = lambda x: self._unknown(x).to(self.pipeline.vae.dtype)
+        return self._scaled(self._tiled(seamless).encode_canvas(source))
 
     def decode(self, latents: Tensor, seamless: SeamlessAxes) -> Tensor:
-        vae: Any = self.pipeline.vae
-        raw = latents / vae.config["scaling_factor"] + vae.config["shift_factor"]
-        tiled = ExactTiledVAE(vae, self._vae_tile, seamless)
-        return tiled.decode(raw.to(vae.dtype), return_dict=False)[0][:, :3].float().cpu()
+        raw = self._raw(latents)
+        return self._tiled(seamless).decode(raw, return_dict=False)[0][:, :3].float().cpu()
+
+    def decode_into(self, latents: Tensor, sink: Sink, seamless: SeamlessAxes) -> None:
+        colour = Sink(sink.size, lambda rows, columns, tile: sink.put(rows, columns, tile[:, :3]))
+        self._tiled(seamless).decode_canvas(self._raw(latents), colour)
+
+    def _tiled(self, seamless: SeamlessAxes) -> ExactTiledVAE:
+        return ExactTiledVAE(self.pipeline.vae, self._vae_tile, seamless)
+
+    def _unknown(self, images: Tensor) -> Tensor:
+        channels = int(self.pipeline.vae.config["in_channels"]) - images.shape[1]
+        return torch.cat([images, images.new_full((len(images), channels, *images.shape[-2:]), MISSING)], 1)
+
+    def _scaled(self, raw: Tensor) -> Tensor:
+        config = self.pipeline.vae.config
+        return (raw.float() - config["shift_factor"]) * config["scaling_factor"]
+
+    def _raw(self, latents: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        return (latents / vae.config["scaling_factor"] + vae.config["shift_factor"]).to(vae.dtype)

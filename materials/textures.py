@@ -120,6 +120,7 @@ def upscale_texture(
         size=size,
         strength=UPSCALE_STRENGTH if strength is None else strength,
         steps=UPSCALE_STEPS if steps is None else steps,
+        faithful=True,
         seamless=seamless,
         seed=seed,
         output_type="pt",
