@@ -15,6 +15,7 @@ from textile_metric.torchvision_guard import guard_torchvision
 
 from .buckets import FAMILIES, MAX_RATIO, Family, first_size
 from .errors import CheckpointError, SizeError, ZelligeError
+from .memory_plan import MemoryPlan, plan_memory
 from .pictures import check_output_type, from_tensor, to_tensor
 from .sampling import StepDone
 from .seamless import SeamlessAxes, parse_axes
@@ -92,6 +93,7 @@ class AnySizePipeline:
                 f"{base.unet.config.in_channels}, as inpainting and depth checkpoints have."
             )
         self.base = base
+        self.plan: MemoryPlan | None = None
         self._interrupt = False
 
     def __getattr__(self, name: str) -> Any:
@@ -190,8 +192,8 @@ class AnySizePipeline:
         anchor: float = 1.0,
         tile: int | None = None,
         method: Method = "fstd",
-        tile_batch: int = 4,
-        vae_tile: int = 64,
+        tile_batch: int | None = None,
+        vae_tile: int | None = None,
         spill: str | None = None,
         tile_prompt: Callable[[Box], str | None] | None = None,
     ) -> Any:
@@ -213,8 +215,9 @@ class AnySizePipeline:
             anchor: 0 to 1, how firmly the low frequencies of the image that is enlarged are kept against colour drift.
             tile: latent cells along a tile's side (the trained size).
             method: how tiles lie, see `asd.tiles.Method`.
-            tile_batch: tiles that go through the network at once.
-            vae_tile: latent cells along the autoencoder's tiles; `spill` is a folder for its canvases.
+            tile_batch: tiles that go through the network at once (the plan's, or 4).
+            vae_tile: latent cells along the autoencoder's tiles (the plan's, or 64); `spill` is a folder for its
+                canvases.
             tile_prompt: called with a tile's `Box`; the prompt for that tile, or None for the common one.
 
         Raises:
@@ -251,7 +254,7 @@ class AnySizePipeline:
             whole,
             guidance=guidance,
             guidance_rescale=guidance_rescale,
-            vae_tile=vae_tile,
+            vae_tile=self._vae_tile(vae_tile),
             spill=spill,
             tile_prompt=None if tile_prompt is None else self._tile_prompts(tile_prompt, size, text),
             cross_attention_kwargs=cross_attention_kwargs,
@@ -266,11 +269,12 @@ class AnySizePipeline:
 
         # the tiles' offsets follow the seed, and leave the generator's numbers to the noise
         leader = generator[0] if isinstance(generator, list) else generator
+        batch = tile_batch or (4 if self.plan is None else self.plan.tile_batch)
         settings = Settings(
             steps=num_inference_steps,
             noise=noise,
             seamless=seamless,
-            tiling=Tiling(tile=tile, method=method, batch=tile_batch),
+            tiling=Tiling(tile=tile, method=method, batch=batch),
             generator=generator,
             seed=None if leader is None else leader.initial_seed(),
             on_step=run.step_done,
@@ -314,7 +318,7 @@ class AnySizePipeline:
         *,
         negative_prompt: str | list[str] | None = None,
         guidance_scale: float | None = None,
-        vae_tile: int = 64,
+        vae_tile: int | None = None,
         spill: str | None = None,
     ) -> StableDiffusion:
         """The checkpoint with a prompt, as `asd.two_stage` and `asd.upscale` take it."""
@@ -322,7 +326,7 @@ class AnySizePipeline:
         guided = guidance > 1 and self.base.unet.config.time_cond_proj_dim is None
         self._set_base(guidance, 0.0, None, None)
         text = self._encoded(prompt, guided=guided, negative_prompt=negative_prompt, num_images_per_prompt=1)
-        return StableDiffusion(self.base, text, guidance=guidance, vae_tile=vae_tile, spill=spill)
+        return StableDiffusion(self.base, text, guidance=guidance, vae_tile=self._vae_tile(vae_tile), spill=spill)
 
     def steps(
         self, size: tuple[int, int], steps: int, strength: float | None = None, upscale: float = STAGE_TWO_STRENGTH
@@ -331,6 +335,35 @@ class AnySizePipeline:
         at = self.first_size(*size)
         shares = [1.0] + [upscale] * len(passes(at, size)) if strength is None else [strength]
         return sum(len(steps_run(self.base.scheduler, steps, share)) for share in shares)
+
+    def keep_to(self, budget: int, size: tuple[int, int], device: str | None = None) -> MemoryPlan:
+        """Plan for so many bytes and an image of `size` = (width, height), and run by it from now on.
+
+        Sets the weights' type and offload, the tiles' defaults and, on CUDA, the process' limit.
+
+        Raises:
+            SizeError: no plan keeps to it; the message says what would.
+        """
+        factor = 2 ** (len(self.base.vae.config.block_out_channels) - 1)
+        at = self.first_size(*size)
+        canvas = (max(size[1], at.height) // factor + 1, max(size[0], at.width) // factor + 1)
+        device = device or str(self.base._execution_device)
+        plan = plan_memory(self.base, budget, device=device, canvas=canvas)
+        dtype = torch.float32 if plan.dtype == "float32" else torch.float16
+        if plan.offload == "none":
+            self.base.to(device, dtype)
+        else:
+            self.base.to("cpu", dtype)
+            enable = "enable_model_cpu_offload" if plan.offload == "model" else "enable_sequential_cpu_offload"
+            getattr(self.base, enable)(device=device)
+        if device.startswith("cuda"):
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device)
+        self.plan = plan
+        return plan
+
+    def _vae_tile(self, given: int | None) -> int:
+        return given or (64 if self.plan is None else self.plan.vae_tile)
 
     @property
     def interrupt(self) -> bool:

@@ -90,7 +90,7 @@ def main() -> int:
         cubic = resample(low, (SIDE, SIDE), wrap_x=False, wrap_y=False)[0].clamp(0, 1)
         ways = {"bicubic": cubic, "bicubic and grain": add_grain(cubic, k, wrap_x=False, wrap_y=False).clamp(0, 1)}
         for text in args.strengths.split(","):
-            made = upscale_texture(pipeline, low[0], size=(SIDE, SIDE), seed=k, strength=float(text), grain=0)
+            made = upscale_texture(pipeline, low[0], size=(SIDE, SIDE), seed=k, strength=float(text))
             ways[f"second stage, strength {text}"] = made
             grained = add_grain(made, k, wrap_x=False, wrap_y=False).clamp(0, 1)
             ways[f"second stage, strength {text}, and grain"] = grained

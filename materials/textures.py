@@ -23,6 +23,7 @@ STRENGTH = 0.6
 """Of a given picture, how much is made anew."""
 UPSCALE_STRENGTH = 0.1
 UPSCALE_STEPS = 20
+UPSCALE_GUIDANCE = 1.0
 
 
 @torch.no_grad()
@@ -109,12 +110,12 @@ def upscale_texture(
     guidance: float | None = None,
     negative: str | None = None,
     strength: float | None = None,
-    grain: float = GRAIN,
     callback: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """`image` at `size` = (width, height), as (3, height, width) in [0, 1]; the arguments are `paint_texture`'s."""
+    guidance = UPSCALE_GUIDANCE if guidance is None else guidance
     model = TextureModel(pipeline, [prompt], negative=negative, guidance=guidance)
-    made = upscale(
+    return upscale(
         image,
         model,
         size=size,
@@ -126,5 +127,3 @@ def upscale_texture(
         output_type="pt",
         callback=callback,
     )
-    wrap_x, wrap_y = parse_axes(seamless)
-    return add_grain(made, seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain).clamp(0, 1)

@@ -163,7 +163,7 @@ def _make(
             from ui.pictures import make_picture
 
             with refused(folder):
-                return make_picture(request, stage, pipeline, report)
+                return make_picture(request, stage, folder, pipeline, report)
         _check_material_model(pipeline)
         material = pipeline(
             request.prompt,

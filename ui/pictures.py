@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asd.errors import CheckpointError, ZelligeError
+import numpy as np
+
+from asd.errors import CheckpointError, OutputError, ZelligeError
 from ui.request import Request
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
+
 SCHEMA_VERSION = "1"
+LARGEST_PNG = 2**27
+"""Pixels; viewers refuse larger ones, so that these become tiled TIFFs."""
+REPORTED = 2048
+"""Pixels along the side of the part that the figures are of."""
 MANIFEST = "image.json"
 _LARGEST_PREVIEW = 1024
 
@@ -50,53 +61,132 @@ def load_stable_diffusion(model: str, device: str) -> Any:
 
 
 def make_picture(
-    request: Request, folder: Path, pipeline: Any, report: Callable[[int, int], None] | None
+    request: Request, folder: Path, place: Path, pipeline: Any, report: Callable[[int, int], None] | None
 ) -> list[str]:
-    """Make one sample and write it into `folder`; the sorted names of its files.
+    """Make one sample and write it into `folder`, which becomes `place`; the sorted names of its files.
+
+    An enlargement works in a hidden folder beside `place`, and goes on from it after whatever stopped it.
 
     Raises:
         ZelligeError: a picture that cannot be read, or a mask of another size than its image.
         CheckpointError: a pipeline that paints no pictures.
         OutputError: where the folder is full or not writable.
     """
+    from asd.big import enlarge, enlargement_cost
+    from asd.canvas_file import write_tiff
     from asd.pictures import read_picture
-    from asd.seam_report import seam_report
     from materials.atomic import replacing
     from materials.files import parameters_line, quantise
     from materials.png import write_png
-    from textile_metric.seam import seam_ratio
 
     image = None if request.image is None else read_picture(request.image)
     mask = None if request.mask is None else read_picture(request.mask)
     if image is not None and mask is not None and mask.size != image.size:
         sizes = ["x".join(map(str, each.size)) for each in (image, mask)]
         raise ZelligeError(f"Expected a mask of the image's {sizes[0]} pixels, but got {sizes[1]}")
-    if hasattr(pipeline, "latent_model"):
-        pixels, pitch = _stable_diffusion(request, pipeline, image, mask, report)
-    else:
-        pixels, pitch = _texture(request, pipeline, image, mask, report)
+    if not hasattr(pipeline, "latent_model") and not hasattr(pipeline, "stride"):
+        raise CheckpointError(f"Expected a model that paints images, but got {type(pipeline).__name__}")
     asked = request.to_dict()
     text = {"parameters": parameters_line(asked, request.size), "zellige": json.dumps(asked, ensure_ascii=False)}
-    files = {"image": "image.png"}
-    data = quantise(pixels, 8)
-    write_png(folder / "image.png", data, colour="srgb", text=text)
+    work: Path | None = None
+    if request.kind == "upscale":
+        model, job = enlargement(request, pipeline)
+        work = _work_folder(place, asked)
+        source = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        _say_cost(enlargement_cost(_size(source), model, job), place)
+        data, pitch = enlarge(source, model, work, job, callback=report), model.tile * model.factor
+    elif hasattr(pipeline, "latent_model"):
+        pixels, pitch = _stable_diffusion(request, pipeline, image, mask, report)
+        data = quantise(pixels, 8)
+    else:
+        pixels, pitch = _texture(request, pipeline, image, mask, report)
+        data = quantise(pixels, 8)
+    whole = data.shape[1] * data.shape[2] <= LARGEST_PNG
+    files = {"image": "image.png" if whole else "image.tif"}
+    if whole:
+        write_png(folder / files["image"], data, colour="srgb", text=text)
+    else:
+        write_tiff(folder / files["image"], data, description=text["zellige"])
     if request.seamless != "none":
         files["tiled"] = "tiled.png"
-        write_png(folder / "tiled.png", quantise(_tiled(pixels, request.seamless), 8), colour="srgb", text=text)
-    seams = seam_ratio(data)
-    shown: Any = seam_report(pixels, pitch, seamless=request.seamless).as_dict() if max(request.size) > pitch else None
+        write_png(folder / "tiled.png", quantise(_tiled(data, request.seamless), 8), colour="srgb", text=text)
     manifest = {
         "schema": SCHEMA_VERSION,
         "request": asked,
         "size": list(request.size),
         "seamless": request.seamless,
         "files": files,
-        "seam": {axis: round(float(seams[0, i]), 4) for i, axis in enumerate("xy") if axis in request.seamless},
-        "tiles": shown,
+        **_figures(data, pitch, request.seamless),
     }
     with replacing(folder / MANIFEST) as handle:
         handle.write((json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+    if work is not None:
+        shutil.rmtree(work, ignore_errors=True)
     return sorted([*files.values(), MANIFEST])
+
+
+def enlargement(request: Request, pipeline: Any) -> tuple[Any, Any]:
+    """The model with its prompt and the `Enlargement` of a request of kind upscale."""
+    from asd.big import Enlargement
+    from asd.upscaling import STEPS, STRENGTH
+    from materials.texture_model import TextureModel
+    from materials.textures import UPSCALE_GUIDANCE, UPSCALE_STEPS, UPSCALE_STRENGTH
+
+    stable = hasattr(pipeline, "latent_model")
+    if stable:
+        model = pipeline.latent_model(
+            request.prompt, negative_prompt=request.negative, guidance_scale=request.guidance
+        )
+    else:
+        guidance = UPSCALE_GUIDANCE if request.guidance is None else request.guidance
+        model = TextureModel(pipeline, [request.prompt], negative=request.negative, guidance=guidance)
+    job = Enlargement(
+        size=request.size,
+        strength=request.strength or (STRENGTH if stable else UPSCALE_STRENGTH),
+        steps=request.steps or (STEPS if stable else UPSCALE_STEPS),
+        seamless=request.seamless,
+        seed=request.seed,
+        faithful=not stable,
+        model=json.dumps([request.model, request.prompt, request.negative, request.guidance]),
+    )
+    return model, job
+
+
+def _work_folder(place: Path, asked: dict[str, Any]) -> Path:
+    mark = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    return place.resolve().with_name(f".{place.name}.{mark}.job")
+
+
+def _say_cost(cost: Any, place: Path) -> None:
+    from ui.memory import human
+    from ui.output import free_space
+
+    log.info("%d network calls in %d steps, %s of disk beside %s", cost.calls, cost.steps, human(cost.disk), place)
+    there = free_space(place)
+    if there is not None and cost.disk > there:
+        raise OutputError(f"Expected {human(cost.disk)} of free disk beside {place}, but it has {human(there)}")
+
+
+def _figures(data: Any, pitch: int, seamless: str) -> dict[str, Any]:
+    """Seams along the axes that wrap, and how much of the tiles shows, on the first REPORTED pixels of each side."""
+    import torch
+
+    from asd.seam_report import seam_report
+    from textile_metric.seam import seam_ratio
+
+    _, height, width = data.shape
+    seams = {}
+    part = torch.from_numpy(np.array(data[:, :REPORTED, :REPORTED])).float() / 255
+    if max(height, width) <= REPORTED:
+        ratios = seam_ratio(np.ascontiguousarray(data))
+        seams = {axis: round(float(ratios[0, i]), 4) for i, axis in enumerate("xy") if axis in seamless}
+    else:
+        seamless = "none"
+    shown: Any = None
+    if max(height, width) > pitch:
+        axes: Any = seamless
+        shown = seam_report(part, pitch, seamless=axes).as_dict()
+    return {"seam": seams, "tiles": shown}
 
 
 def _texture(
@@ -104,7 +194,7 @@ def _texture(
 ) -> tuple[Tensor, int]:
     """Pixels (3, H, W) in [0, 1] by a material model, and the pitch of its tiles in pixels."""
     from materials.texture_model import TILE
-    from materials.textures import paint_texture, upscale_texture
+    from materials.textures import paint_texture
 
     common: dict[str, Any] = {
         "size": request.size,
@@ -116,10 +206,6 @@ def _texture(
         "strength": request.strength,
         "callback": report,
     }
-    if not hasattr(pipeline, "stride"):
-        raise CheckpointError(f"Expected a model that paints images, but got {type(pipeline).__name__}")
-    if request.kind == "upscale":
-        return upscale_texture(pipeline, image, prompt=request.prompt, **common), 8 * TILE
     common |= {"scale": request.scale, "image": image, "mask": mask}
     return paint_texture(pipeline, request.prompt, **common), 8 * TILE
 
@@ -129,27 +215,11 @@ def _stable_diffusion(
 ) -> tuple[Tensor, int]:
     import torch
 
-    from asd.upscaling import STEPS, STRENGTH, upscale
+    from asd.upscaling import STEPS
 
     if request.scale is not None:
         raise ZelligeError("Expected no scale with a checkpoint of Stable Diffusion, but got one")
     pitch = pipeline.family.side
-    if request.kind == "upscale":
-        made = upscale(
-            image,
-            pipeline,
-            size=request.size,
-            prompt=request.prompt,
-            negative_prompt=request.negative,
-            guidance_scale=request.guidance,
-            strength=request.strength or STRENGTH,
-            steps=request.steps or STEPS,
-            seamless=request.seamless,
-            seed=request.seed,
-            output_type="pt",
-            callback=report,
-        )
-        return made, pitch
     steps = request.steps or STEPS
     total = pipeline.steps(request.size, steps, None if image is None else request.strength or 0.8)
 
@@ -178,12 +248,22 @@ def _stable_diffusion(
     return made.images[0], pitch
 
 
-def _tiled(pixels: Tensor, seamless: str) -> Tensor:
-    """The picture repeated along the axes that tile, no larger than a preview."""
-    from asd.resample import resample
+def _tiled(data: Any, seamless: str) -> Tensor:
+    """The picture (3, H, W) of bytes repeated along the axes that tile, no larger than a preview, in [0, 1]."""
+    import torch
 
-    _, height, width = pixels.shape
+    from asd.resample import resample_window
+
+    _, height, width = data.shape
     share = min(1.0, _LARGEST_PREVIEW / 2 / max(height, width))
     small = (max(1, round(height * share)), max(1, round(width * share)))
-    made = resample(pixels[None], small, wrap_x="x" in seamless, wrap_y="y" in seamless)[0].clamp(0, 1)
+    wrap = ("y" in seamless, "x" in seamless)
+    rows = [
+        resample_window(data, small, (row, row + 1), (0, small[1]), wrap=wrap) for row in range(small[0])
+    ]
+    made = (torch.cat(rows, 1) / 255).clamp(0, 1)
     return made.repeat(1, 2 if "y" in seamless else 1, 2 if "x" in seamless else 1)
+
+
+def _size(data: Any) -> tuple[int, int]:
+    return data.shape[2], data.shape[1]

@@ -105,8 +105,8 @@ class Request:
                 raise ZelligeError(f"Expected {name} to be the path of a picture, but got {_short(path)}")
         if self.image is None and (self.kind == "upscale" or self.mask is not None or self.strength is not None):
             raise ZelligeError("Expected image to be the path of a picture, but got none")
-        if self.kind == "upscale" and self.mask is not None:
-            raise ZelligeError("Expected no mask with kind upscale, but got one")
+        if self.kind == "upscale" and (self.mask is not None or self.count != 1 or self.scale is not None):
+            raise ZelligeError("Expected one result without mask and scale of kind upscale, but got another request")
         if self.strength is not None and not (_is_number(self.strength, 0.0, 1.0) and self.strength > 0):
             raise ZelligeError(f"Expected strength to be above 0, up to 1, but got {_short(self.strength)}")
         if self.negative is not None:
