@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from .resample import resample_window
 from .sampling import StepDone
 from .seamless import SeamlessAxes, parse_axes
 from .sizes import Size
-from .tiles import TilePlan
+from .tiles import Place, TilePlan
 from .two_stage import Settings, Tiling, canvas_for, passes, sample, steps_run, whole_tile
 from .vae_layers import Span
 
@@ -78,6 +79,18 @@ def enlargement_cost(image_size: tuple[int, int], model: LatentModel, job: Enlar
         latents = 4 * model.channels * canvas[0] * canvas[1]
         disk = max(disk, pixels * (3 + 6 * job.faithful + 3) + latents * (1 + 2 * HISTORY)) + 3 * size[0] * size[1]
     return Cost(calls=calls, steps=steps * len(sizes), disk=disk)
+
+
+@torch.no_grad()
+def seconds_per_call(model: LatentModel, job: Enlargement) -> float:
+    """Of one tile through the network, by trying it."""
+    side = job.tiling.tile or model.tile
+    timestep = steps_run(model.scheduler, job.steps, job.strength)[0]
+    place = Place(0, torch.arange(side), torch.arange(side))
+    tile = torch.zeros(1, model.channels, side, side, device=model.device)
+    began = time.perf_counter()
+    model.predictor((side, side), "none")(tile, timestep, [place]).cpu()
+    return time.perf_counter() - began
 
 
 @torch.no_grad()

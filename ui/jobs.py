@@ -105,6 +105,8 @@ def run_job(
     *,
     device: str = "auto",
     overwrite: bool = False,
+    vram: int | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Result:
     """Make the request's samples and write each as a folder that is complete or absent.
 
@@ -116,6 +118,8 @@ def run_job(
         pipeline: a loaded pipeline, used in place of `request.model`; None loads that one on `device`.
         progress: called after every denoising step.
         device: "auto" or a torch device such as "cuda:1"; of no effect on a given pipeline.
+        vram: bytes of the device's memory to keep to, see `asd.memory_plan`; on the CPU of this process'.
+        say: called with a line about what is to come: the plan of memory, the cost of an enlargement.
         overwrite: let `out` hold an earlier result, which is replaced; a folder with anything else in it never is.
 
     Raises:
@@ -136,8 +140,12 @@ def run_job(
             with staged(folder) as stage:
                 if pipeline is None:
                     pipeline = _load(request.model, device)
+                    if vram is not None:
+                        from ui.pictures import keep_to
+
+                        keep_to(pipeline, request, vram, say or log.info)
                 report = _reporter(progress, index, request.count)
-                names = _make(request.sample(index), stage, folder, pipeline, locks, report)
+                names = _make(request.sample(index), stage, folder, pipeline, locks, report, say)
             files = tuple(folder / name for name in names)
             samples.append(Sample(index=index, seed=request.seed + index, folder=folder, files=files))
             log.info("wrote %s", folder)
@@ -154,6 +162,7 @@ def _make(
     pipeline: Pipeline,
     locks: Mapping[str, Any],
     report: Callable[[int, int], None] | None,
+    say: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Generate one sample into `stage`; the sorted names of its files. Errors name `folder`, the place to be."""
     from materials.files import save_material
@@ -163,7 +172,7 @@ def _make(
             from ui.pictures import make_picture
 
             with refused(folder):
-                return make_picture(request, stage, folder, pipeline, report)
+                return make_picture(request, stage, folder, pipeline, report, say or log.info)
         _check_material_model(pipeline)
         material = pipeline(
             request.prompt,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from asd.errors import CheckpointError, OutputError, ZelligeError
+from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
 from ui.request import Request
 
 if TYPE_CHECKING:
@@ -61,7 +61,12 @@ def load_stable_diffusion(model: str, device: str) -> Any:
 
 
 def make_picture(
-    request: Request, folder: Path, place: Path, pipeline: Any, report: Callable[[int, int], None] | None
+    request: Request,
+    folder: Path,
+    place: Path,
+    pipeline: Any,
+    report: Callable[[int, int], None] | None,
+    say: Callable[[str], None],
 ) -> list[str]:
     """Make one sample and write it into `folder`, which becomes `place`; the sorted names of its files.
 
@@ -72,7 +77,7 @@ def make_picture(
         CheckpointError: a pipeline that paints no pictures.
         OutputError: where the folder is full or not writable.
     """
-    from asd.big import enlarge, enlargement_cost
+    from asd.big import enlarge, enlargement_cost, seconds_per_call
     from asd.canvas_file import write_tiff
     from asd.pictures import read_picture
     from materials.atomic import replacing
@@ -93,7 +98,8 @@ def make_picture(
         model, job = enlargement(request, pipeline)
         work = _work_folder(place, asked)
         source = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-        _say_cost(enlargement_cost(_size(source), model, job), place)
+        if not work.exists():
+            _say_cost(enlargement_cost(_size(source), model, job), seconds_per_call(model, job), place, say)
         data, pitch = enlarge(source, model, work, job, callback=report), model.tile * model.factor
     elif hasattr(pipeline, "latent_model"):
         pixels, pitch = _stable_diffusion(request, pipeline, image, mask, report)
@@ -157,14 +163,36 @@ def _work_folder(place: Path, asked: dict[str, Any]) -> Path:
     return place.resolve().with_name(f".{place.name}.{mark}.job")
 
 
-def _say_cost(cost: Any, place: Path) -> None:
+def _say_cost(cost: Any, seconds: float, place: Path, say: Callable[[str], None]) -> None:
+    """What is to come, or an OutputError where the disk has no room for it."""
     from ui.memory import human
     from ui.output import free_space
 
-    log.info("%d network calls in %d steps, %s of disk beside %s", cost.calls, cost.steps, human(cost.disk), place)
+    minutes = cost.calls * seconds / 60
+    say(
+        f"{cost.steps} steps of {cost.calls // cost.steps} network calls in the mean, about {minutes:.1f} minutes and "
+        f"the autoencoder's; up to {human(cost.disk)} of disk beside {place}"
+    )
     there = free_space(place)
     if there is not None and cost.disk > there:
         raise OutputError(f"Expected {human(cost.disk)} of free disk beside {place}, but it has {human(there)}")
+
+
+def keep_to(pipeline: Any, request: Request, budget: int, say: Callable[[str], None]) -> None:
+    """Make a pipeline keep to so many bytes, and say how.
+
+    Raises:
+        SizeError: nothing keeps to it; the message says what would.
+    """
+    from ui.memory import human, memory_estimate
+
+    if hasattr(pipeline, "keep_to"):
+        say(str(pipeline.keep_to(budget, request.size)))
+        return
+    needed = memory_estimate(request.size, request.kind)
+    if needed > budget:
+        raise SizeError(f"Expected at least {human(needed)} for this size, but got {human(budget)}")
+    say(f"{human(needed)} of {human(budget)}, the small model as it is")
 
 
 def _figures(data: Any, pitch: int, seamless: str) -> dict[str, Any]:

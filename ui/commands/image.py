@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from functools import partial
 from typing import Any, get_args
@@ -44,6 +45,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--guidance", metavar="G", type=number, help="how strictly to follow the prompt (the model's default)")
     add("--model", metavar="PATH_OR_ID", help="a diffusers folder or a hub id (the texture model in the package)")
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
+    add("--vram", metavar="BYTES", help="memory to keep to, such as 4GiB, by type, offload and tiles")
     add("--report", action="store_true", help="print figures of how much of the tiles shows (also in image.json)")
     add("--json", action="store_true", help="print one JSON object in place of lines")
     add_loudness(parser)
@@ -73,15 +75,28 @@ def run_request(options: argparse.Namespace, values: dict[str, Any]) -> int:
     set_loudness(options.verbose)
     from ui.jobs import run_job
 
+    vram = None
+    if options.vram is not None:
+        from asd.memory_plan import parse_bytes
+
+        vram = parse_bytes(options.vram)
+
     started = time.perf_counter()
     with Bar(options, "step") as bar:
         report = partial(show, bar)
-        result = run_job(request, options.out, progress=report, device=options.device, overwrite=options.overwrite)
+        result = run_job(
+            request, options.out, progress=report, device=options.device, overwrite=options.overwrite,
+            vram=vram, say=None if options.quiet else _say,
+        )  # fmt: skip
     print_result(result, options.json, time.perf_counter() - started)
     if options.report and not options.json:
         for line in _report(result):
             write_line(line)
     return EXIT_DONE
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"zellige: {line}\n")
 
 
 def picture_size(path: str) -> tuple[int, int]:
