@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,11 @@ class AnySizePipeline:
         folder = Path(path_or_id)
         if folder.is_dir():
             options["local_files_only"] = True
+        # newer versions warn of the one name, older ones ignore the other
+        told = diffusers.DiffusionPipeline.from_pretrained.__doc__ or ""
+        known, other = ("dtype", "torch_dtype") if re.search(r"^\s+dtype \(", told, re.M) else ("torch_dtype", "dtype")
+        if other in options:
+            options[known] = options.pop(other)
         try:
             name = layout(path_or_id, options)
             if name not in LAYOUTS:

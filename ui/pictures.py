@@ -206,7 +206,7 @@ def _figures(data: Any, pitch: int, seamless: str) -> dict[str, Any]:
     seams = {}
     part = torch.from_numpy(np.array(data[:, :REPORTED, :REPORTED])).float() / 255
     if max(height, width) <= REPORTED:
-        ratios = seam_ratio(np.ascontiguousarray(data))
+        ratios = seam_ratio(np.array(data))
         seams = {axis: round(float(ratios[0, i]), 4) for i, axis in enumerate("xy") if axis in seamless}
     else:
         seamless = "none"

@@ -52,7 +52,7 @@ def test_order_of_locks_is_no_difference() -> None:
         ({"prompt": "a\0b"}, "plain text"),
         ({"prompt": "a\udcffb"}, "plain text"),
         ({"prompt": 3}, "text, but got 3"),
-        ({"kind": "image"}, "kind to be material"),
+        ({"kind": "video"}, "kind to be material"),
         ({"seamless": "yx"}, "seamless to be none or x or y or xy, but got 'yx'"),
         ({"seamless": True}, "seamless"),
         ({"seed": -1}, "seed to be a whole number from 0"),
