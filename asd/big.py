@@ -8,7 +8,7 @@ import mmap
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Enlargement:
     anchor: float = 1.0
     seamless: SeamlessAxes = "none"
     seed: int = 0
-    tiling: Tiling = Tiling()
+    tiling: Tiling = field(default_factory=Tiling)
     faithful: bool = False
     model: str = ""
 
@@ -124,25 +124,22 @@ def enlarge(
     if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ZelligeError(f"Expected an image (3, H, W) of bytes, but got {image.shape} of {image.dtype}.")
     name = _begin(folder, image, job)
-    with suppress(FileNotFoundError):
-        if (folder / RESULT).is_file():
-            return opened(folder / RESULT)
     wrap_x, wrap_y = parse_axes(job.seamless)
     image = _cut(image, job.size, wrap_x=wrap_x, wrap_y=wrap_y)
     sizes = passes((image.shape[2], image.shape[1]), job.size) or [Size(*job.size)]
+    targets = [*(folder / f"pass-{k}.npy" for k in range(len(sizes) - 1)), folder / RESULT]
     each = len(steps_run(model.scheduler, job.steps, job.strength))
-    for k, size in enumerate(sizes):
-        last = k == len(sizes) - 1
-        target = folder / (RESULT if last else f"pass-{k}.npy")
-        if not target.is_file():
+    finished = [k for k, target in enumerate(targets) if target.is_file()]
+    for k in range(max(finished, default=0), len(sizes)):
 
-            def step_done(done: StepDone, k: int = k) -> None:
-                if callback is not None:
-                    callback(k * each + done.step + 1, len(sizes) * each)
+        def step_done(done: StepDone, k: int = k) -> None:
+            if callback is not None:
+                callback(k * each + done.step + 1, len(sizes) * each)
 
-            _pass(image, size, model, folder, f"{k}", target, job, name, step_done)
-        image = opened(target)
-        for rest in (*folder.glob(f"{k}-*"), *folder.glob(f".{k}-*"), *(folder.glob(f"pass-{k - 1}.npy") if k else ())):
+        if not targets[k].is_file():
+            _pass(image, sizes[k], model, folder, f"{k}", targets[k], job, name, step_done)
+        image = opened(targets[k])
+        for rest in (*folder.glob(f"{k}-*"), *folder.glob(f".{k}-*"), *targets[:k]):
             rest.unlink(missing_ok=True)
     return image
 

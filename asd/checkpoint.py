@@ -84,7 +84,8 @@ def _flat(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"plain": value.item()}
     if isinstance(value, Tensor | np.ndarray):
         tensors[f"scheduler.{name}"] = value if isinstance(value, Tensor) else torch.from_numpy(value.copy())
-        return {"tensor": f"scheduler.{name}", "array": isinstance(value, np.ndarray)}
+        device = str(value.device) if isinstance(value, Tensor) else None
+        return {"tensor": f"scheduler.{name}", "device": device}
     return {"plain": value}
 
 
@@ -93,5 +94,5 @@ def _deep(value: Any, tensors: dict[str, Tensor]) -> Any:
         return [_deep(each, tensors) for each in value["list"]]
     if "tensor" in value:
         tensor = tensors[value["tensor"]]
-        return tensor.numpy() if value["array"] else tensor
+        return tensor.numpy() if value["device"] is None else tensor.to(value["device"])
     return value["plain"]
