@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -15,18 +13,18 @@ from torch import Tensor
 from textile_metric.torchvision_guard import guard_torchvision
 
 from .buckets import FAMILIES, MAX_RATIO, Family, first_size
+from .callbacks import CALLBACK_INPUTS, Run
 from .errors import CheckpointError, SizeError, ZelligeError
+from .loading import load_base
 from .memory_plan import MemoryPlan, plan_memory
 from .pictures import check_output_type, from_tensor, to_tensor
-from .sampling import StepDone
 from .seamless import SeamlessAxes, parse_axes
 from .sizes import Size
-from .stable_diffusion import LAYOUTS, Prompt, StableDiffusion, trained_side
+from .stable_diffusion import LAYOUTS, Prompt, StableDiffusion, TilePrompt, trained_side
 from .tiles import Method, Place
 from .two_stage import (
     LEAST,
     Settings,
-    StopRunError,
     Tiling,
     finished,
     first_stage,
@@ -45,7 +43,6 @@ from diffusers.utils.torch_utils import randn_tensor  # noqa: E402 - as above
 
 STAGE_TWO_STRENGTH = 0.35
 """Share of the schedule that each pass of the second stage runs."""
-CALLBACK_INPUTS = ("latents", "prompt_embeds", "negative_prompt_embeds")
 
 
 XL_ALONE = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds", "prompt_2", "negative_prompt_2")
@@ -121,38 +118,7 @@ class AnySizePipeline:
         Raises:
             CheckpointError: nothing there, damaged, pickled, of another layout, or with code of its own.
         """
-        import diffusers
-
-        if options.get("trust_remote_code") or options.get("custom_pipeline"):
-            raise CheckpointError("Expected a checkpoint that needs no code of its own, but got remote code asked for.")
-        if not options.get("use_safetensors", True):
-            raise CheckpointError("Expected safetensors, but got use_safetensors=False, which loads pickles.")
-        folder = Path(path_or_id)
-        if folder.is_dir():
-            options["local_files_only"] = True
-        # newer versions warn of the one name, older ones ignore the other
-        told = diffusers.DiffusionPipeline.from_pretrained.__doc__ or ""
-        known, other = ("dtype", "torch_dtype") if re.search(r"^\s+dtype \(", told, re.M) else ("torch_dtype", "dtype")
-        if other in options:
-            options[known] = options.pop(other)
-        try:
-            name = layout(path_or_id, options)
-            if name not in LAYOUTS:
-                raise CheckpointError(f"Expected a checkpoint of {' or '.join(LAYOUTS)}, but got one of {name}.")
-            base = getattr(diffusers, name).from_pretrained(str(path_or_id), **options, use_safetensors=True)
-        except CheckpointError:
-            raise
-        # diffusers, transformers, safetensors and the hub raise all kinds for a damaged folder
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(
-                f"Expected a Stable Diffusion checkpoint in {str(path_or_id)!r}, but it does not load: {reason}"
-            ) from error
-        for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-            module = getattr(base, part, None)
-            if module is not None and any(parameter.is_meta for parameter in module.parameters()):
-                raise CheckpointError(f"Expected a whole checkpoint in {str(path_or_id)!r}, but {part} lacks weights.")
-        return cls(base)
+        return cls(load_base(path_or_id, options))
 
     @property
     def family(self) -> Family:
@@ -262,12 +228,12 @@ class AnySizePipeline:
             guidance_rescale=guidance_rescale,
             vae_tile=self._vae_tile(vae_tile),
             spill=spill,
-            tile_prompt=None if tile_prompt is None else self._tile_prompts(tile_prompt, size, text),
+            tile_prompt=None if tile_prompt is None else self._tile_prompts(tile_prompt, text),
             cross_attention_kwargs=cross_attention_kwargs,
         )
         if given is not None and len(given) not in (1, model.count):
             raise ZelligeError(f"Expected 1 or {model.count} images for {model.count} results, but got {len(given)}.")
-        run = _Run(self, model, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        run = Run(self, model, callback_on_step_end, callback_on_step_end_tensor_inputs)
 
         def noise(canvas: tuple[int, int]) -> Tensor:
             shape = (model.count, model.channels, *canvas)
@@ -416,14 +382,11 @@ class AnySizePipeline:
             return Prompt(prompt_embeds, negative)
         return Prompt(prompt_embeds, negative, made[2], made[3] if guided else None)
 
-    def _tile_prompts(
-        self, ask: Callable[[Box], str | None], size: tuple[int, int], text: dict[str, Any]
-    ) -> Callable[[Place], Prompt | None]:
+    def _tile_prompts(self, ask: Callable[[Box], str | None], text: dict[str, Any]) -> TilePrompt:
         known: dict[str, Prompt] = {}
-        factor = 2 ** (len(self.base.vae.config.block_out_channels) - 1)
-        rows, columns = (side / factor for side in size[::-1])
 
-        def prompt(place: Place) -> Prompt | None:
+        def prompt(place: Place, canvas: tuple[int, int]) -> Prompt | None:
+            rows, columns = canvas
             box = Box(
                 place.x / columns,
                 place.y / rows,
@@ -445,66 +408,3 @@ class AnySizePipeline:
         shown = (pixels * 0.5 + 0.5).clamp(0, 1)
         checked, found = self.base.run_safety_checker(shown, self.base._execution_device, self.base.unet.dtype)
         return torch.as_tensor(checked) * 2 - 1, found
-
-
-class _Run:
-    """Progress and callbacks through all passes of a call."""
-
-    def __init__(self, pipeline: AnySizePipeline, model: StableDiffusion, callback: Any, names: Sequence[str]) -> None:
-        self.pipeline = pipeline
-        self.model = model
-        self.callback = callback
-        self.names = names
-        self.done = 0
-        self.bar: Any = None
-
-    def expect(self, strengths: list[float], steps: int) -> None:
-        counts = [len(steps_run(self.model.scheduler, steps, strength)) for strength in strengths]
-        self.bar = self.pipeline.base.progress_bar(total=sum(counts))
-
-    def step_done(self, done: StepDone) -> Tensor | None:
-        step, self.done = self.done, self.done + 1
-        if self.bar is not None:
-            self.bar.update()
-        if self.callback is None:
-            return None
-        prompt = self.model.prompt
-        values = {
-            "latents": done.latents,
-            "prompt_embeds": None if prompt is None else prompt.tokens,
-            "negative_prompt_embeds": None if prompt is None else prompt.negative,
-        }
-        answer = self.callback(self.pipeline, step, done.timestep, {name: values[name] for name in self.names}) or {}
-        if prompt is not None:
-            self.model.prompt = prompt._replace(
-                tokens=answer.get("prompt_embeds", prompt.tokens),
-                negative=answer.get("negative_prompt_embeds", prompt.negative),
-            )
-        if self.pipeline.interrupt:
-            raise StopRunError
-        return answer.get("latents")
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-def layout(path_or_id: str | Path, options: Mapping[str, Any] | None = None) -> str:
-    """The pipeline class that a folder or hub id names; `options` are diffusers' of finding it (revision, token, ...).
-
-    Raises:
-        CheckpointError: neither a diffusers folder nor a hub id.
-    """
-    folder = Path(path_or_id)
-    if folder.is_dir():
-        index = folder / "model_index.json"
-        if not index.is_file():
-            raise CheckpointError(f"Expected a diffusers folder with model_index.json, but got {folder}.")
-        return str(json.loads(index.read_text(encoding="utf-8")).get("_class_name"))
-    if folder.is_absolute() or "/" not in str(path_or_id):
-        raise CheckpointError(f"Expected a diffusers folder or a hub id, but got {str(path_or_id)!r}.")
-    from diffusers import DiffusionPipeline
-
-    given = options or {}
-    known = {key: given[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in given}
-    return str(DiffusionPipeline.load_config(str(path_or_id), **known).get("_class_name"))

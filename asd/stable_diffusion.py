@@ -29,6 +29,9 @@ class Prompt(NamedTuple):
     negative_pooled: Tensor | None = None
 
 
+TilePrompt = Callable[[Place, tuple[int, int]], Prompt | None]
+
+
 class StableDiffusion:
     """A `LatentModel`: a diffusers pipeline's parts with a prompt.
 
@@ -39,7 +42,8 @@ class StableDiffusion:
         vae_tile: latent cells, of `ExactTiledVAE`; `spill` is its too.
         size_ids: XL's micro-conditioning (original height and width, crop top and left, target height and width) for a
             tile of so many (height, width) pixels.
-        tile_prompt: the prompt of a tile in place of `prompt`, or None to keep that.
+        tile_prompt: called with a tile's place and the canvas' (height, width) in cells: the prompt of that tile in
+            place of `prompt`, or None to keep that.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class StableDiffusion:
         spill: str | None = None,
         hold: int | None = None,
         size_ids: Callable[[int, int], Sequence[int]] | None = None,
-        tile_prompt: Callable[[Place], Prompt | None] | None = None,
+        tile_prompt: TilePrompt | None = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
     ) -> None:
         self.base = base
@@ -82,11 +86,14 @@ class StableDiffusion:
         return self.network.dtype
 
     def predictor(self, canvas: tuple[int, int], seamless: SeamlessAxes) -> Predictor:
-        del canvas, seamless  # a tile looks like any picture to these networks
-        return self._predict
+        del seamless  # a tile looks like any picture to these networks
 
-    def _predict(self, tiles: Tensor, timestep: Any, places: Sequence[Place], /) -> Tensor:
-        prompt = self._prompt_of(places)
+        def predict(tiles: Tensor, timestep: Any, places: Sequence[Place], /) -> Tensor:
+            return self._predict(tiles, timestep, self._prompt_of(places, canvas))
+
+        return predict
+
+    def _predict(self, tiles: Tensor, timestep: Any, prompt: Prompt) -> Tensor:
         guided = prompt.negative is not None
         # the order of diffusers' pipelines, so that one tile gives their result to the bit
         both = torch.cat([tiles, tiles]) if guided else tiles
@@ -116,14 +123,14 @@ class StableDiffusion:
         fused = without + self.guidance * (given - without)
         return _rescaled(fused, given, self.guidance_rescale) if self.guidance_rescale > 0 else fused
 
-    def _prompt_of(self, places: Sequence[Place]) -> Prompt:
+    def _prompt_of(self, places: Sequence[Place], canvas: tuple[int, int]) -> Prompt:
         whole = self.prompt
         if whole is None:
             raise CheckpointError("Expected a prompt to denoise with, but got none.")
         rows = [place.sample for place in places]
         parts = [Prompt(*(None if t is None else t[n : n + 1] for t in whole)) for n in rows]  # pyright: ignore[reportArgumentType] - None stays where None was
         if self._tile_prompt is not None:
-            own = [self._tile_prompt(place) for place in places]
+            own = [self._tile_prompt(place, canvas) for place in places]
             parts = [
                 part if mine is None else mine._replace(negative=part.negative, negative_pooled=part.negative_pooled)
                 for part, mine in zip(parts, own, strict=True)

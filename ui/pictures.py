@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
+from ui.fingerprint import find_weights
 from ui.request import Request
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _LARGEST_PREVIEW = 1024
 
 def is_stable_diffusion(model: str) -> bool:
     """Whether a checkpoint says that it is of a layout that `AnySizePipeline` loads."""
-    from asd.pipeline import layout
+    from asd.loading import layout
     from asd.stable_diffusion import LAYOUTS
 
     try:
@@ -96,8 +97,8 @@ def make_picture(
     work: Path | None = None
     if request.kind == "upscale":
         model, job = enlargement(request, pipeline)
-        work = _work_folder(place, asked)
         source = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        work = _work_folder(place, asked, source)
         if not work.exists():
             _say_cost(enlargement_cost(_size(source), model, job), seconds_per_call(model, job), place, say)
         data, pitch = enlarge(source, model, work, job, callback=report), model.tile * model.factor
@@ -153,13 +154,13 @@ def enlargement(request: Request, pipeline: Any) -> tuple[Any, Any]:
         seamless=request.seamless,
         seed=request.seed,
         faithful=not stable,
-        model=json.dumps([request.model, request.prompt, request.negative, request.guidance]),
+        model=json.dumps([find_weights(request.model).version, request.prompt, request.negative, request.guidance]),
     )
     return model, job
 
 
-def _work_folder(place: Path, asked: dict[str, Any]) -> Path:
-    mark = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+def _work_folder(place: Path, asked: dict[str, Any], source: Any) -> Path:
+    mark = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + source.tobytes()).hexdigest()[:8]
     return place.resolve().with_name(f".{place.name}.{mark}.job")
 
 
