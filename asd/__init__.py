@@ -15,17 +15,9 @@ if TYPE_CHECKING:
     from asd.upscaling import upscale
 
 __all__ = [
-    "AnySizePipeline",
-    "CheckpointError",
-    "ExactTiledVAE",
-    "OutputError",
-    "Seamless",
-    "SizeError",
-    "TilePlan",
-    "ZelligeError",
-    "denoise",
-    "upscale",
-]
+    "AnySizePipeline", "CheckpointError", "ExactTiledVAE", "OutputError", "Seamless", "SizeError", "TilePlan",
+    "ZelligeError", "denoise", "upscale",
+]  # fmt: skip
 
 _HOMES = {
     "AnySizePipeline": "asd.pipeline",

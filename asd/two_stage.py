@@ -155,10 +155,13 @@ def sample(
                 canvas = torch.lerp(noised(scheduler, keep.latents, noise, following), canvas, keep.mask.to(canvas))
         nonlocal last
         last = canvas
-        replaced = None if settings.on_step is None else settings.on_step(done._replace(latents=canvas))
-        last = canvas if replaced is None else replaced
-        if checkpoint is not None:
+        if checkpoint is not None:  # before the callback, which may end the run
             checkpoint.save(done.step, last, scheduler, single)
+        replaced = None if settings.on_step is None else settings.on_step(done._replace(latents=canvas))
+        if replaced is not None:
+            last = replaced
+            if checkpoint is not None:
+                checkpoint.save(done.step, last, scheduler, single)
         return last
 
     with numpy_2(), suppress(StopRunError), Seamless(model.network, plan.tile_seamless):

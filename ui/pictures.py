@@ -28,6 +28,7 @@ REPORTED = 2048
 """Pixels along the side of the part that the figures are of."""
 MANIFEST = "image.json"
 _LARGEST_PREVIEW = 1024
+_BAND = 64
 
 
 def is_stable_diffusion(model: str) -> bool:
@@ -287,10 +288,11 @@ def _tiled(data: Any, seamless: str) -> Tensor:
     share = min(1.0, _LARGEST_PREVIEW / 2 / max(height, width))
     small = (max(1, round(height * share)), max(1, round(width * share)))
     wrap = ("y" in seamless, "x" in seamless)
-    rows = [
-        resample_window(data, small, (row, row + 1), (0, small[1]), wrap=wrap) for row in range(small[0])
+    bands = [
+        resample_window(data, small, (top, min(top + _BAND, small[0])), (0, small[1]), wrap=wrap)
+        for top in range(0, small[0], _BAND)
     ]
-    made = (torch.cat(rows, 1) / 255).clamp(0, 1)
+    made = (torch.cat(bands, 1) / 255).clamp(0, 1)
     return made.repeat(1, 2 if "y" in seamless else 1, 2 if "x" in seamless else 1)
 
 
