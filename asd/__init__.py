@@ -8,22 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
     from asd.exact_vae import ExactTiledVAE
+    from asd.pipeline import AnySizePipeline
     from asd.sampling import denoise
     from asd.seamless import Seamless
     from asd.tiles import TilePlan
+    from asd.upscaling import upscale
 
 __all__ = [
-    "CheckpointError",
-    "ExactTiledVAE",
-    "OutputError",
-    "Seamless",
-    "SizeError",
-    "TilePlan",
-    "ZelligeError",
-    "denoise",
-]
+    "AnySizePipeline", "CheckpointError", "ExactTiledVAE", "OutputError", "Seamless", "SizeError", "TilePlan",
+    "ZelligeError", "denoise", "upscale",
+]  # fmt: skip
 
 _HOMES = {
+    "AnySizePipeline": "asd.pipeline",
     "CheckpointError": "asd.errors",
     "ExactTiledVAE": "asd.exact_vae",
     "OutputError": "asd.errors",
@@ -32,6 +29,7 @@ _HOMES = {
     "TilePlan": "asd.tiles",
     "ZelligeError": "asd.errors",
     "denoise": "asd.sampling",
+    "upscale": "asd.upscaling",
 }
 
 

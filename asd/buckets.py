@@ -33,7 +33,7 @@ FAMILIES = {
 
 
 @lru_cache
-def buckets(family: str) -> tuple[Size, ...]:
+def buckets(family: str | Family) -> tuple[Size, ...]:
     """Every size of a family: sides on its grid, about its area, ratio 1:4 to 4:1; from narrow to wide.
 
     >>> buckets("sd1.5")[:3]
@@ -42,9 +42,9 @@ def buckets(family: str) -> tuple[Size, ...]:
     Raises:
         SizeError: an unknown family.
     """
-    if family not in FAMILIES:
+    kind = family if isinstance(family, Family) else FAMILIES.get(family)
+    if kind is None:
         raise SizeError(f"Expected a family out of {', '.join(FAMILIES)}, but got {family!r}.")
-    kind = FAMILIES[family]
     area = kind.side**2
     longest = math.floor(kind.side * math.sqrt(MAX_RATIO) / kind.multiple)
     sides = [kind.multiple * k for k in range(1, longest + 1)]
@@ -57,7 +57,7 @@ def buckets(family: str) -> tuple[Size, ...]:
     return tuple(sorted(made, key=lambda size: (size.width / size.height, size.width)))
 
 
-def nearest_bucket(size: tuple[int, int], family: str) -> Size:
+def nearest_bucket(size: tuple[int, int], family: str | Family) -> Size:
     """The bucket whose ratio is nearest to that of `size` = (width, height), of several the largest, then the squarest.
 
     Nearest by the logarithm, so that portrait and landscape are treated alike: by the ratio itself 1:2 is nearer to
@@ -78,6 +78,19 @@ def nearest_bucket(size: tuple[int, int], family: str) -> Size:
         return apart, -bucket.width * bucket.height, max(bucket)
 
     return min(buckets(family), key=distance)
+
+
+def first_size(size: tuple[int, int], family: Family) -> Size:
+    """The size to generate first for an image of `size`: its bucket, or beyond 4:1 a strip of the same area.
+
+    >>> first_size((4096, 512), FAMILIES["sd1.5"])
+    Size(width=1472, height=192)
+    """
+    width, height = _checked(size)
+    if max(width, height) <= MAX_RATIO * min(width, height):
+        return nearest_bucket(size, family)
+    factor = family.side / math.sqrt(width * height)
+    return nearest_size((max(1, round(width * factor)), max(1, round(height * factor))), family.multiple)
 
 
 def nearest_size(size: tuple[int, int], multiple: int = 8) -> Size:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .errors import OutputError, SizeError
 from .seamless import SeamlessAxes, parse_axes
+from .vae_canvas import Canvas
 from .vae_layers import Conv, Layer, TilingError, decoder_layers, encoder_layers
 from .vae_run import Again, Waiting, unpadded
 
@@ -125,12 +126,30 @@ class ExactTiledVAE:
         made = self._run(self._decoder, z)
         return DecoderOutput(sample=made) if return_dict else (made,)
 
+    def encode_canvas(self, source: Canvas) -> Tensor:
+        """`encode` of a picture that is read in rectangles; returns what the encoder does, (1, C, h, w)."""
+        return self._run(self._encoder, source)
+
+    def decode_canvas(self, z: Tensor, sink: Canvas) -> None:
+        """`decode` of latents (1, C, h, w) whose pixels are handed to a canvas, tile by tile, and not kept.
+
+        Raises:
+            SizeError: another shape.
+            TilingError: with `hold`, which keeps the last canvas as well.
+        """
+        self._check(z, "latents", self.vae.config["latent_channels"])
+        if len(z) != 1:
+            raise SizeError(f"Expected latents of one image, but got {len(z)}.")
+        if self.hold is not None:
+            raise TilingError("Expected no hold for a canvas that isn't kept, but got one.")
+        self._run(self._decoder, z, sink)
+
     def _check(self, x: Tensor, what: str, channels: int) -> None:
         if x.ndim != 4 or x.shape[1] != channels or x.numel() == 0:
             raise SizeError(f"Expected {what} of shape (N, {channels}, H, W), but got {tuple(x.shape)}.")
 
     @torch.no_grad()
-    def _run(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
+    def _run(self, layers: Sequence[Layer], x: Tensor | Canvas, sink: Canvas | None = None) -> Tensor:
         vae: Any = self.vae
         if not any(self._wrap) and any("_conv_forward" in module.__dict__ for module in vae.modules()):
             raise TilingError("Expected the axes as ExactTiledVAE(..., seamless=...), but got a model in Seamless.")
@@ -138,7 +157,8 @@ class ExactTiledVAE:
         if hasattr(hook, "pre_forward"):  # accelerate's model offload brings the weights in here
             hook.pre_forward(vae)
         weights = next(vae.parameters()).device
-        device = x.device if weights.type == "meta" else weights
+        given = x.device if isinstance(x, Tensor) else weights
+        device = given if weights.type == "meta" else weights
         with ExitStack() as stack:
             stack.enter_context(unpadded(vae))
             if self.hold is not None:
@@ -147,6 +167,10 @@ class ExactTiledVAE:
                 folder = None
                 if self.spill is not None:
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zellige-", dir=self.spill)))
-                run = Waiting(layers, self.tile, self._wrap, device, folder).run
-            made = [run(image) for image in x]
-            return (torch.stack(made) if len(made) > 1 else made[0][None]).to(x.device)
+                run = Waiting(layers, self.tile, self._wrap, device, folder, sink).run
+            if sink is not None:
+                run(x[0] if isinstance(x, Tensor) else x)
+                return torch.empty(0)
+            images = x if isinstance(x, Tensor) else [x]
+            made = [run(image) for image in images]
+            return (torch.stack(made) if len(made) > 1 else made[0][None]).to(given)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SUPPORT = 2.0
@@ -23,18 +25,49 @@ def resample(x: Tensor, size: tuple[int, int], *, wrap_x: bool, wrap_y: bool) ->
     return x
 
 
-def _weights(source: int, target: int, wrap: bool) -> Tensor:
-    """(target, source) float32 rows that sum to 1; texel centres are at i + 1/2."""
+def resample_window(
+    pixels: NDArray[np.uint8],
+    size: tuple[int, int],
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    *,
+    wrap: tuple[bool, bool],
+) -> Tensor:
+    """Rows and columns (start, stop) of what `resample` makes of (C, H, W) bytes at `size`, float32 in [0, 255].
+
+    Only the source's part that the window depends on is read. `wrap` is (y, x). Beyond the border there is the other
+    side, or the border again.
+    """
+    parts = []
+    for axis, (start, stop) in enumerate((rows, columns)):
+        index = torch.arange(start, stop)
+        index = index % size[axis] if wrap[axis] else index.clamp(0, size[axis] - 1)
+        if size[axis] == pixels.shape[1 + axis]:
+            weight = torch.zeros(len(index), size[axis])
+            weight[torch.arange(len(index)), index] = 1
+        else:
+            weight = _weights(pixels.shape[1 + axis], size[axis], wrap[axis], index)
+        used = weight.any(0).nonzero()[:, 0]
+        parts.append((weight[:, used], used.numpy()))
+    (down, top), (across, left) = parts
+    source = torch.from_numpy(np.ascontiguousarray(pixels[:, top][:, :, left])).float()
+    return down @ (source @ across.T)
+
+
+def _weights(source: int, target: int, wrap: bool, index: Tensor | None = None) -> Tensor:
+    """(target, source) float32 rows that sum to 1; texel centres are at i + 1/2. With `index` only those rows."""
     ratio = source / target
     stretch = max(1.0, ratio)
-    centre = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio - 0.5
+    index = torch.arange(target) if index is None else index
+    target = len(index)
+    centre = (index.double() + 0.5) * ratio - 0.5
     reach = int(SUPPORT * stretch) + 2
     taps = centre.floor()[:, None] + torch.arange(-reach, reach + 1, dtype=torch.float64)
     weight = _cubic((taps - centre[:, None]) / stretch)
     weight = weight / weight.sum(1, keepdim=True)
-    index = taps.long()
-    index = index % source if wrap else index.clamp(0, source - 1)
-    return torch.zeros(target, source, dtype=torch.float64).scatter_add_(1, index, weight).float()
+    near = taps.long()
+    near = near % source if wrap else near.clamp(0, source - 1)
+    return torch.zeros(target, source, dtype=torch.float64).scatter_add_(1, near, weight).float()
 
 
 def _cubic(t: Tensor) -> Tensor:

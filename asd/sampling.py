@@ -49,7 +49,7 @@ def denoise(
     batch: int = 4,
     first: int = 0,
     generator: torch.Generator | list[torch.Generator] | None = None,
-    on_step: Callable[[StepDone], None] | None = None,
+    on_step: Callable[[StepDone], Tensor | None] | None = None,
 ) -> Tensor:
     """Sample a canvas (N, C, H, W) of any size with any diffusers scheduler; returns it after the last step.
 
@@ -67,7 +67,7 @@ def denoise(
         batch: tiles, of all images together, that go through the network at once.
         first: index of the first of these steps in the plan, for a run that goes on where another stopped.
         generator: for schedulers that draw noise.
-        on_step: called after every step; what it raises ends the run.
+        on_step: called after every step; a tensor that it returns replaces the canvas, and what it raises ends the run.
 
     Raises:
         TileError: the canvas isn't the plan's, a batch below 1, or the network answers in another shape.
@@ -87,7 +87,8 @@ def denoise(
         latents = scheduler.step(prediction, timestep, latents, **options)[0]
         calls += layout.calls * len(latents)
         if on_step is not None:
-            on_step(StepDone(first + i, timestep, latents, calls))
+            replaced = on_step(StepDone(first + i, timestep, latents, calls))
+            latents = latents if replaced is None else replaced
     return latents
 
 

@@ -48,11 +48,12 @@ class _Tiler:
         self.shrinks = math.prod(layer.stride[0] for layer in layers if isinstance(layer, Conv))
         self.grid = (1, 1)
 
-    def begin(self, image: Tensor) -> Canvas:
+    def begin(self, image: Tensor | Canvas) -> Canvas:
         """The first canvas; sets the number of tiles, the same for every size that the image has on its way."""
-        rows, columns = (-(-side // (self.shrinks * self.tile)) for side in image.shape[-2:])
+        canvas = Canvas(image) if isinstance(image, Tensor) else image
+        rows, columns = (-(-side // (self.shrinks * self.tile)) for side in canvas.data.shape[-2:])
         self.grid = rows, columns
-        return Canvas(image)
+        return canvas
 
     def windows(self, height: int, width: int) -> Iterator[_Window]:
         for rows in _split(height, self.grid[0]):
@@ -113,13 +114,20 @@ class Waiting(_Tiler):
     """All tiles are brought to a norm, and wait there in host memory or in a folder."""
 
     def __init__(
-        self, layers: Sequence[Layer], tile: int, wrap: tuple[bool, bool], device: torch.device, folder: Path | None
+        self,
+        layers: Sequence[Layer],
+        tile: int,
+        wrap: tuple[bool, bool],
+        device: torch.device,
+        folder: Path | None,
+        sink: Canvas | None = None,
     ) -> None:
         super().__init__(layers, tile, wrap, device)
         self.folder = folder
+        self.sink = sink
 
-    def run(self, image: Tensor) -> Tensor:
-        """(C, H, W) to (C', H', W') in host memory."""
+    def run(self, image: Tensor | Canvas) -> Tensor:
+        """(C, H, W) to (C', H', W') in host memory; a sink takes the place of the last canvas."""
         main, kept = self.begin(image), None
         moments: Moments | None = None
         todo = steps(self.layers)
@@ -133,7 +141,8 @@ class Waiting(_Tiler):
             if isinstance(step, Attend):
                 made = self._attend(step.module, main, gathered)
             else:
-                made = self._segment(step, main, kept, moments, gathered, folder)
+                sink = self.sink if i == len(todo) - 1 else None
+                made = self._segment(step, main, kept, moments, gathered, folder, sink)
                 if any(isinstance(layer, Join) for layer in step.layers) and kept is not None:
                     kept.close()
                     kept = None
@@ -161,13 +170,14 @@ class Waiting(_Tiler):
         moments: Moments | None,
         gathered: Moments | None,
         folder: Path | None,
+        sink: Canvas | None,
     ) -> Canvas:
         norm = None
         if step.norm is not None:
             if moments is None:
                 raise TilingError("Expected a layer before the first norm, but got none.")
             norm = _given(step.norm, *moments.result(), self.device)
-        canvas: Canvas | None = None
+        canvas = sink
         for window, cells in self.tiles(step.layers, main, kept=kept, norm=norm):
             if canvas is None:
                 canvas = Canvas.empty((cells.shape[1], *self.shape(step.layers, main)), cells.dtype, folder)
@@ -191,7 +201,7 @@ class Again(_Tiler):
         super().__init__(layers, tile, wrap, device)
         self.hold = hold
 
-    def run(self, image: Tensor) -> Tensor:
+    def run(self, image: Tensor | Canvas) -> Tensor:
         """(C, H, W) to (C', H', W') on the image's device."""
         base = self.begin(image)
         chain: list[Local] = []
@@ -209,7 +219,7 @@ class Again(_Tiler):
                     small = self._bytes(chain, base, following.module) <= self.hold
                     base, chain = (self._kept(chain, base, self.device), []) if small else (base, chain)
                 chain.append(layer)
-        return self._kept(chain, base, image.device).data
+        return self._kept(chain, base, image.device if isinstance(image, Tensor) else self.device).data
 
     def _bytes(self, chain: Sequence[Local], base: Canvas, norm: nn.GroupNorm) -> int:
         """Of the canvas that comes before a norm, which has its channels and type."""

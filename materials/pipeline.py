@@ -280,7 +280,7 @@ class MaterialPipeline(DiffusionPipeline):
         noise = torch.stack([start_noise(shape, s, variation) for s in seeds]).to(device)
         text = [encode_prompts(self.tokenizer, self.text_encoder, [p]) for p in prompts]
         empty = encode_prompts(self.tokenizer, self.text_encoder, [""])
-        tokens, mask, pooled = _stacked([*text, *([empty] * n)])
+        tokens, mask, pooled = stacked([*text, *([empty] * n)])
         wraps = [float(w) for w in parse_axes(seamless)]
         fixed = [torch.full((2 * n,), v, device=device) for v in (scale, *wraps, DOMAIN)]
         condition = condition_vector(pooled.float(), *fixed).to(dtype)
@@ -347,7 +347,7 @@ def _fault(pipeline: MaterialPipeline, report: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _stacked(parts: Sequence[PromptEmbedding]) -> PromptEmbedding:
+def stacked(parts: Sequence[PromptEmbedding]) -> PromptEmbedding:
     """Embeddings of different lengths as one batch, padded and masked."""
     longest = max(p.tokens.shape[1] for p in parts)
 

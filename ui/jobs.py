@@ -109,6 +109,8 @@ def run_job(
     *,
     device: str = "auto",
     overwrite: bool = False,
+    vram: int | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Result:
     """Make the request's samples and write each as a folder that is complete or absent.
 
@@ -120,6 +122,8 @@ def run_job(
         pipeline: a loaded pipeline, used in place of `request.model`; None loads that one on `device`.
         progress: called after every denoising step.
         device: "auto" or a torch device such as "cuda:1"; of no effect on a given pipeline.
+        vram: bytes of the device's memory to keep to, see `asd.memory_plan`; on the CPU of this process'.
+        say: called with a line about what is to come: the plan of memory, the cost of an enlargement.
         overwrite: let `out` hold an earlier result, which is replaced; a folder with anything else in it never is.
 
     Raises:
@@ -141,8 +145,12 @@ def run_job(
             with staged(folder) as stage:
                 if pipeline is None:
                     pipeline = _load(request.model, device)
+                    if vram is not None:
+                        from ui.pictures import keep_to
+
+                        keep_to(pipeline, request, vram, say or log.info)
                 report = _reporter(progress, index, request.count)
-                names = _make(request.sample(index), stage, folder, pipeline, locks, variation, report)
+                names = _make(request.sample(index), stage, folder, pipeline, locks, variation, report, say)
             files = tuple(folder / name for name in names)
             samples.append(Sample(index=index, seed=request.seed + index, folder=folder, files=files))
             log.info("wrote %s", folder)
@@ -160,11 +168,18 @@ def _make(
     locks: Mapping[str, Any],
     variation: Mapping[str, Any],
     report: Callable[[int, int], None] | None,
+    say: Callable[[str], None] | None = None,
 ) -> list[str]:
     """Generate one sample into `stage`; the sorted names of its files. Errors name `folder`, the place to be."""
     from materials.files import save_material
 
     try:
+        if request.kind in ("image", "upscale"):
+            from ui.pictures import make_picture
+
+            with refused(folder):
+                return make_picture(request, stage, folder, pipeline, report, say or log.info)
+        _check_material_model(pipeline)
         extra: dict[str, Any] = {}
         if request.kind == "maps":
             material, extra = _maps(request, pipeline, report)
@@ -229,6 +244,13 @@ def _source(request: Request) -> Source:
     return "compositeWithTrainedAlgorithmicMedia" if given else "trainedAlgorithmicMedia"
 
 
+def _check_material_model(pipeline: Pipeline) -> None:
+    from asd.errors import CheckpointError
+
+    if hasattr(pipeline, "latent_model"):
+        raise CheckpointError("Expected a material model, but got a Stable Diffusion checkpoint, which paints images")
+
+
 def _reporter(
     progress: Callable[[Progress], None] | None, sample: int, count: int
 ) -> Callable[[int, int], None] | None:
@@ -240,7 +262,10 @@ def _reporter(
 def _load(model: str | None, device: str) -> Pipeline:
     _check_device(device)
     from materials.pipeline import MaterialPipeline
+    from ui.pictures import is_stable_diffusion, load_stable_diffusion
 
+    if model is not None and is_stable_diffusion(model):
+        return load_stable_diffusion(model, device)
     return MaterialPipeline.from_pretrained(model, device=device)
 
 
@@ -259,7 +284,7 @@ def _check_device(device: str) -> None:
 def memory_needed(request: Request) -> int:
     """Peak resident bytes of one sample, estimated. Raises ZelligeError for a photo that cannot be read."""
     if request.kind != "maps":
-        return memory.memory_estimate(request.size)
+        return memory.memory_estimate(request.size, request.kind)
     from materials.photo import photo_size
 
     return memory.maps_memory_estimate(photo_size(str(request.image)), sized(request).size)

@@ -21,9 +21,16 @@ DISK_BASE_BYTES = 2_000_000
 """The rendered preview and the text of one sample."""
 
 
-def memory_estimate(size: tuple[int, int]) -> int:
-    """Peak resident bytes of making one material of (width, height) pixels."""
-    return BASE_BYTES + BYTES_PER_PIXEL * size[0] * size[1]
+PICTURE_BYTES_PER_PIXEL = 140
+"""As above for pictures, whose decoder works in tiles: the float image and what copies of it the last steps make."""
+UPSCALE_BYTES_PER_PIXEL = 16
+"""As above for enlargements, whose pixels are in files: the latents, and what a scheduler keeps of them."""
+
+
+def memory_estimate(size: tuple[int, int], kind: str = "material") -> int:
+    """Peak resident bytes of making one result of (width, height) pixels with the shipped model."""
+    kinds = {"image": PICTURE_BYTES_PER_PIXEL, "upscale": UPSCALE_BYTES_PER_PIXEL}
+    return BASE_BYTES + kinds.get(kind, BYTES_PER_PIXEL) * size[0] * size[1]
 
 
 def maps_memory_estimate(photo: tuple[int, int], size: tuple[int, int]) -> int:

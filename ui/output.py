@@ -13,8 +13,8 @@ from typing import Any
 from asd.errors import OutputError
 from materials.atomic import refused
 
-MANIFEST = "material.json"
-"""The file that makes a folder a result."""
+MANIFESTS = ("material.json", "image.json")
+"""The files that make a folder a result: one of them."""
 
 
 def sample_folders(out: Path, count: int) -> list[Path]:
@@ -65,10 +65,10 @@ def _check_replaceable(folder: Path) -> None:
                           f"use a folder in it, such as {folder / 'result'}")  # fmt: skip
     if not entries:
         return
-    try:
-        known = {MANIFEST, *_strings(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))}
-    except (OSError, ValueError, RecursionError):
-        known = set()
+    known: set[str] = set()
+    for manifest in MANIFESTS:
+        with suppress(OSError, ValueError, RecursionError):
+            known |= {manifest, *_strings(json.loads((folder / manifest).read_text(encoding="utf-8")))}
     foreign = [name for name in entries if name not in known or (folder / name).is_dir()]
     if foreign:
         raise OutputError(f"Expected {folder} to hold an earlier result and nothing else, but it holds {foreign[0]!r}")

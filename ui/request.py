@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from asd.errors import SizeError, ZelligeError
 
-Kind = Literal["material", "maps"]
+Kind = Literal["material", "maps", "image", "upscale"]
 Seamless = Literal["none", "x", "y", "xy"]
 SeamlessOrAuto = Literal["auto", "none", "x", "y", "xy"]
 HeightFormat = Literal["png16", "exr"]
@@ -28,13 +28,15 @@ MAX_COUNT = 10_000
 """Result folders have four digits."""
 
 OWN_SIZE = (0, 0)
-"""The kind's own size: that of the photo for maps, `DEFAULT_SIZE` for a material."""
+"""The kind's own size: that of the photo for maps, `DEFAULT_SIZE` for all else."""
 DEFAULT_SIZE = (512, 512)
 
 DEFAULT_AMOUNT = 0.3
 """Of the way to the neighbour's noise."""
 _VARIATION = ("image", "strength", "mask", "vary", "amount")
-_MATERIAL_ONLY = ("prompt", "seed", "count", "steps", "guidance", "scale", "lock", *_VARIATION[1:])
+_MADE_ONLY = ("prompt", "seed", "count", "steps", "guidance", "scale", "lock", "negative", *_VARIATION[1:])
+_PICTURES = ("image", "upscale")
+_PICTURES_LACK = ("lock", "height_format", "vary", "amount")
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -47,7 +49,7 @@ class Request:
     """
 
     prompt: str = ""
-    """1 to `MAX_PROMPT` characters, without control characters; none for maps."""
+    """1 to `MAX_PROMPT` characters, without control characters; none for maps, and an enlargement may go without."""
     kind: Kind = "material"
     """"material": from the prompt; "maps": from `image`."""
     image: str | None = None
@@ -80,13 +82,15 @@ class Request:
     height_format: HeightFormat = "png16"
     strip_metadata: bool = False
     """Leave prompt, seed and origin out of the files: no text in images, no request in material.json."""
+    negative: str | None = None
+    """What guidance leads away from, of kind image and upscale."""
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
         if self.kind == "maps":
             self._check_maps()
         else:
-            self._check_material()
+            self._check_made()
         _check_choice("height_format", self.height_format, get_args(HeightFormat))
         _check_whole("count", self.count, 1, MAX_COUNT)
         _check_whole("seed", self.seed, 0, MAX_SEED - self.count + 1)
@@ -106,8 +110,13 @@ class Request:
         if names != sorted(set(names)):
             raise ZelligeError(f"Expected lock to name each map once and in order, but got {names}")
 
-    def _check_material(self) -> None:
-        _check_prompt(self.prompt)
+    def _check_made(self) -> None:
+        if self.prompt or self.kind != "upscale":
+            _check_prompt(self.prompt)
+        if self.kind in _PICTURES:
+            self._check_picture()
+        elif self.negative is not None:
+            raise ZelligeError("Expected no negative with kind material, but got one")
         self._check_variation()
         # frozen: the kind's own values take their places before anybody sees the request
         if self.size == OWN_SIZE:
@@ -138,8 +147,21 @@ class Request:
             _check_size(self.size)
         _check_choice("seamless", self.seamless, get_args(SeamlessOrAuto))
         for field in dataclasses.fields(self):
-            if field.name in _MATERIAL_ONLY and getattr(self, field.name) != field.default:
+            if field.name in _MADE_ONLY and getattr(self, field.name) != field.default:
                 raise ZelligeError(f"Expected {field.name} only for kind material, but got it for maps")
+
+    def _check_picture(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.name in _PICTURES_LACK and getattr(self, field.name) != field.default:
+                raise ZelligeError(f"Expected no {field.name} with kind {self.kind}, but got one")
+        if self.image is None and (self.kind == "upscale" or self.mask is not None or self.strength is not None):
+            raise ZelligeError("Expected image to be the path of a picture, but got none")
+        if self.kind == "upscale" and (self.mask is not None or self.count != 1 or self.scale is not None):
+            raise ZelligeError("Expected one result without mask and scale of kind upscale, but got another request")
+        if self.strength is not None and not (_is_number(self.strength, 0.0, 1.0) and self.strength > 0):
+            raise ZelligeError(f"Expected strength to be above 0, up to 1, but got {_short(self.strength)}")
+        if self.negative is not None:
+            _check_prompt(self.negative)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
@@ -152,7 +174,7 @@ class Request:
         for key in values:
             if key not in known:
                 raise ZelligeError(f"Expected only the keys {', '.join(known)}, but got {key!r}")
-        if "prompt" not in values and values.get("kind") != "maps":
+        if "prompt" not in values and values.get("kind") not in ("maps", "upscale"):
             raise ZelligeError(f"Expected the key 'prompt', but got {', '.join(map(str, values)) or 'nothing'}")
         resolved = dict(values)
         if "size" in resolved:
@@ -170,10 +192,17 @@ class Request:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values |= {"size": f"{self.size[0]}x{self.size[1]}", "lock": dict(self.lock)}
         if self.kind == "material":
-            foreign = tuple(name for name in _VARIATION if values[name] is None)
+            foreign = ("negative", *(name for name in _VARIATION if values[name] is None))
+        elif self.kind in _PICTURES:
+            foreign = _PICTURES_LACK
         else:
-            foreign = _MATERIAL_ONLY if self.size != OWN_SIZE else (*_MATERIAL_ONLY, "size")
+            foreign = _MADE_ONLY if self.size != OWN_SIZE else (*_MADE_ONLY, "size")
         return {name: value for name, value in values.items() if name not in foreign}
+
+    @property
+    def axes(self) -> Seamless:
+        """`seamless`, where it is settled before anything is made: for all kinds but maps."""
+        return "xy" if self.seamless == "auto" else self.seamless
 
     def sample(self, index: int) -> Request:
         """The request of one sample alone: the same pixels as sample `index` of this one.

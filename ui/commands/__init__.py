@@ -6,4 +6,4 @@ in `NAMES`; the modules keep their imports light, since all of them are loaded f
 
 from __future__ import annotations
 
-NAMES = ("material", "maps", "batch", "check", "export", "score", "ui", "serve", "sign")
+NAMES = ("material", "image", "upscale", "maps", "batch", "check", "export", "score", "ui", "serve", "sign")

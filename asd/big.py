@@ -1,0 +1,285 @@
+"""Enlarging a picture to any size in bounded memory, in a folder that a killed run goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .canvas_file import STRIP, Enlarged, Sink, create, opened, replacing, to_bytes
+from .checkpoint import StepCheckpoint
+from .errors import OutputError, ZelligeError
+from .latent_model import LatentModel
+from .resample import resample_window
+from .sampling import StepDone
+from .seamless import SeamlessAxes, parse_axes
+from .sizes import Size
+from .tiles import Place, TilePlan
+from .two_stage import Settings, Tiling, canvas_for, passes, sample, steps_run, whole_tile
+from .vae_layers import Span
+
+Bytes = NDArray[np.uint8]
+JOB = "job.json"
+RESULT = "result.npy"
+HISTORY = 3
+"""Canvases that a checkpoint holds at most: the canvas, and what a solver of order 3 remembers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enlargement:
+    """What to do; equal ones, with one model, make equal bytes.
+
+    Attributes:
+        size: (width, height) in pixels.
+        strength, steps, anchor, seamless, seed, tiling, faithful: see `asd.upscale`.
+        model: what decides the network's answers, as text, such as a hash of the weights.
+    """
+
+    size: tuple[int, int]
+    strength: float
+    steps: int
+    anchor: float = 1.0
+    seamless: SeamlessAxes = "none"
+    seed: int = 0
+    tiling: Tiling = field(default_factory=Tiling)
+    faithful: bool = False
+    model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of a job that has not begun: network calls, tiles of the autoencoder, bytes in its folder at most."""
+
+    calls: int
+    steps: int
+    disk: int
+
+
+def enlargement_cost(image_size: tuple[int, int], model: LatentModel, job: Enlargement) -> Cost:
+    """What `enlarge` of an image of (width, height) will take."""
+    sizes = passes(image_size, job.size) or [Size(*job.size)]
+    steps = len(steps_run(model.scheduler, job.steps, job.strength))
+    calls = disk = 0
+    for size in sizes:
+        canvas = canvas_for(model, size, job.seamless)
+        tile = job.tiling.tile or whole_tile(model, canvas) or model.tile
+        calls += steps * TilePlan(canvas, tile, job.tiling.method, job.seamless).layout(1).calls
+        pixels = canvas[0] * canvas[1] * model.factor**2
+        latents = 4 * model.channels * canvas[0] * canvas[1]
+        disk = max(disk, pixels * (3 + 6 * job.faithful + 3) + latents * (1 + 2 * HISTORY)) + 3 * size[0] * size[1]
+    return Cost(calls=calls, steps=steps * len(sizes), disk=disk)
+
+
+@torch.no_grad()
+def seconds_per_call(model: LatentModel, job: Enlargement) -> float:
+    """Of one tile through the network, by trying it."""
+    side = job.tiling.tile or model.tile
+    timestep = steps_run(model.scheduler, job.steps, job.strength)[0]
+    place = Place(0, torch.arange(side), torch.arange(side))
+    tile = torch.zeros(1, model.channels, side, side, device=model.device)
+    began = time.perf_counter()
+    model.predictor((side, side), "none")(tile, timestep, [place]).cpu()
+    return time.perf_counter() - began
+
+
+@torch.no_grad()
+def enlarge(
+    image: Bytes,
+    model: LatentModel,
+    folder: str | Path,
+    job: Enlargement,
+    *,
+    callback: Callable[[int, int], None] | None = None,
+) -> Bytes:
+    """Enlarge a picture (3, h, w) of bytes as `asd.upscale` does; returns the result, mapped from a file in `folder`.
+
+    After every step the canvas and the scheduler's memory go to the disk at once or not at all. A run that stops, by an
+    exception, Ctrl-C or kill -9, is gone on with by the same call, and the bytes are those of a run without a stop.
+    Pixels are never in memory as a whole.
+
+    Args:
+        image: sRGB.
+        model: network, autoencoder and prompt.
+        folder: the job's own; it is made if need be.
+        job: size, strength, ...
+        callback: called as (step, steps); a run that is gone on with starts with a higher step.
+
+    Raises:
+        ZelligeError: the folder is of another job, or a number is out of range.
+        OutputError: the disk has no room.
+        CheckpointError: a file in the folder is damaged.
+    """
+    folder = Path(folder)
+    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ZelligeError(f"Expected an image (3, H, W) of bytes, but got {image.shape} of {image.dtype}.")
+    name = _begin(folder, image, job)
+    wrap_x, wrap_y = parse_axes(job.seamless)
+    image = _cut(image, job.size, wrap_x=wrap_x, wrap_y=wrap_y)
+    sizes = passes((image.shape[2], image.shape[1]), job.size) or [Size(*job.size)]
+    targets = [*(folder / f"pass-{k}.npy" for k in range(len(sizes) - 1)), folder / RESULT]
+    each = len(steps_run(model.scheduler, job.steps, job.strength))
+    finished = [k for k, target in enumerate(targets) if target.is_file()]
+    for k in range(max(finished, default=0), len(sizes)):
+
+        def step_done(done: StepDone, k: int = k) -> None:
+            if callback is not None:
+                callback(k * each + done.step + 1, len(sizes) * each)
+
+        if not targets[k].is_file():
+            _pass(image, sizes[k], model, folder, f"{k}", targets[k], job, name, step_done)
+        image = opened(targets[k])
+        for rest in (*folder.glob(f"{k}-*"), *folder.glob(f".{k}-*"), *targets[:k]):
+            rest.unlink(missing_ok=True)
+    return image
+
+
+def _begin(folder: Path, image: Bytes, job: Enlargement) -> str:
+    """Make the folder or see that it is this job's; returns the job as text."""
+    told = {name: getattr(job, name) for name in job.__dataclass_fields__}
+    told["tiling"] = {name: getattr(job.tiling, name) for name in ("tile", "method")}
+    told["image"] = hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+    told["shape"] = list(image.shape)
+    told["torch"] = torch.__version__
+    name = json.dumps(told, sort_keys=True)
+    path = folder / JOB
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            if path.read_text(encoding="utf-8") != name:
+                raise ZelligeError(f"Expected the folder of this job, but {folder} is that of another (delete it).")
+            return name
+        if any(folder.iterdir()):
+            raise ZelligeError(f"Expected an empty folder for the job, but {folder} holds other files.")
+        with replacing(path) as beside:
+            beside.write_text(name, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"Expected to write {folder}, but the system refused: {error.strerror or error}.") from error
+    return name
+
+
+def _pass(
+    image: Bytes,
+    size: Size,
+    model: LatentModel,
+    folder: Path,
+    stem: str,
+    target: Path,
+    job: Enlargement,
+    name: str,
+    on_step: Callable[[StepDone], None],
+) -> None:
+    wrap_x, wrap_y = parse_axes(job.seamless)
+    wrap = (wrap_y, wrap_x)
+    cells = canvas_for(model, size, job.seamless)
+    canvas = (cells[0] * model.factor, cells[1] * model.factor)
+    shown = (canvas[0] if wrap_y else size.height, canvas[1] if wrap_x else size.width)
+    source = Enlarged(image, shown, canvas, wrap)
+    start = _start(model, source, folder / f"{stem}-start.safetensors", job, name)
+    noise = torch.randn(tuple(start.shape), generator=torch.Generator().manual_seed(job.seed)).to(model.device)
+    settings = Settings(
+        steps=job.steps,
+        noise=lambda _: noise,
+        seamless=job.seamless,
+        tiling=job.tiling,
+        generator=torch.Generator().manual_seed(job.seed + 1),
+        seed=job.seed,
+        on_step=on_step,
+    )
+    saved = StepCheckpoint(folder / f"{stem}-step.safetensors", name)
+    latents = sample(
+        model, noise, settings, start=start, strength=job.strength, anchor=job.anchor, checkpoint=saved
+    )
+    made = create(folder / f"{stem}-pixels.npy", (shown[1], shown[0]))
+    base: Any = None
+    if job.faithful:
+        base = _base(model, start, folder / f"{stem}-base.npy", canvas, job)
+
+    def put(rows: Span, columns: Span, tile: Tensor) -> None:
+        tile = tile[0].float().cpu()
+        if base is not None:
+            enlarged = source.read(rows, columns, torch.device("cpu"))[0, :3]
+            before = torch.from_numpy(base[:, rows.start : rows.stop, columns.start : columns.stop].astype(np.float32))
+            tile = enlarged + tile - before
+            _release(base)
+        high, wide = min(rows.stop, shown[0]) - rows.start, min(columns.stop, shown[1]) - columns.start
+        if high > 0 and wide > 0:
+            window = to_bytes(tile)[:, :high, :wide]
+            made[:, rows.start : rows.start + high, columns.start : columns.start + wide] = window
+            _release(made)
+
+    model.decode_into(latents, Sink(canvas, put), job.seamless)
+    _publish(made, folder / f"{stem}-pixels.npy", target, size, wrap)
+
+
+def _start(model: LatentModel, source: Enlarged, path: Path, job: Enlargement, name: str) -> Tensor:
+    """The enlarged picture's latents, kept because encoding takes as long as some steps."""
+    from safetensors.torch import load_file, save_file
+
+    if path.is_file():
+        with suppress(Exception):  # damaged: encoded again
+            return load_file(path)["start"].to(model.device)
+    made = model.encode_from(source, job.seamless)
+    with replacing(path) as beside:
+        save_file({"start": made.contiguous().cpu()}, beside, {"job": name})
+    return made
+
+
+def _base(model: LatentModel, start: Tensor, path: Path, canvas: tuple[int, int], job: Enlargement) -> Any:
+    """What the autoencoder makes of the latents alone, (3, H, W) in half precision, mapped."""
+    path.unlink(missing_ok=True)
+    try:
+        made: Any = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(3, *canvas))
+    except OSError as error:
+        raise OutputError(f"Expected room at {path}, but got {error.strerror or error}.") from error
+
+    def put(rows: Span, columns: Span, tile: Tensor) -> None:
+        made[:, rows.start : rows.stop, columns.start : columns.stop] = tile[0].half().cpu().numpy()
+        _release(made)
+
+    model.decode_into(start, Sink(canvas, put), job.seamless)
+    return made
+
+
+def _publish(made: Any, path: Path, target: Path, size: Size, wrap: tuple[bool, bool]) -> None:
+    """The finished pixels under their name; those of a torus of whole cells are resampled first."""
+    if made.shape[1:] == (size.height, size.width):
+        made.flush()
+        del made
+        path.replace(target)
+        return
+    beside = path.with_name(path.name.replace("pixels", "sized"))
+    sized = create(beside, size)
+    for top in range(0, size.height, STRIP):
+        rows = (top, min(top + STRIP, size.height))
+        part = resample_window(made, (size.height, size.width), rows, (0, size.width), wrap=wrap)
+        sized[:, rows[0] : rows[1]] = part.round_().clamp_(0, 255).to(torch.uint8).numpy()
+    sized.flush()
+    del sized
+    beside.replace(target)
+
+
+def _cut(image: Bytes, size: tuple[int, int], *, wrap_x: bool, wrap_y: bool) -> Bytes:
+    """The middle of a picture that has the ratio of `size`, as `asd.two_stage.fitted` cuts it."""
+    rows, columns = image.shape[1:]
+    wide = columns if wrap_x else min(columns, max(1, round(rows * size[0] / size[1])))
+    high = rows if wrap_y else min(rows, max(1, round(columns * size[1] / size[0])))
+    top, left = (rows - high) // 2, (columns - wide) // 2
+    return image[:, top : top + high, left : left + wide]
+
+
+def _release(array: Any) -> None:
+    """Let the system have a mapped file's pages back: what was written is its, and comes again when it is read."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
