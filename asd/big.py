@@ -148,7 +148,7 @@ def _begin(folder: Path, image: Bytes, job: Enlargement) -> str:
     """Make the folder or see that it is this job's; returns the job as text."""
     told = {name: getattr(job, name) for name in job.__dataclass_fields__}
     told["tiling"] = {name: getattr(job.tiling, name) for name in ("tile", "method")}
-    told["image"] = hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+    told["image"] = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
     told["shape"] = list(image.shape)
     told["torch"] = torch.__version__
     name = json.dumps(told, sort_keys=True)

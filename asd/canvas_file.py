@@ -24,7 +24,7 @@ STRIP = 256
 """Rows copied at once."""
 
 
-def create(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def create(path: Path, size: tuple[int, int]) -> np.memmap[Any, np.dtype[np.uint8]]:
     """A mapped array (3, height, width) of bytes in a new .npy file for `size` = (width, height).
 
     Raises:

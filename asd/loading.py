@@ -70,4 +70,5 @@ def layout(path_or_id: str | Path, options: Mapping[str, Any] | None = None) -> 
 
     given = options or {}
     known = {key: given[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in given}
-    return str(DiffusionPipeline.load_config(str(path_or_id), **known).get("_class_name"))
+    config: Any = DiffusionPipeline.load_config(str(path_or_id), **known)
+    return str(config.get("_class_name"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asd.canvas_file import Enlarged, Sink
 from asd.errors import ZelligeError
@@ -53,7 +53,7 @@ class TextureModel:
         if scale is not None and not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
             raise ZelligeError(f"Expected scale from {SCALE_RANGE[0]:g} to {SCALE_RANGE[1]:g}, but got {scale:g}.")
         self.pipeline = pipeline
-        self.network = pipeline.unet
+        self.network: nn.Module = pipeline.unet
         self.scheduler: Any = pipeline.scheduler
         self.factor = FACTOR
         self.multiple = pipeline.stride
@@ -70,7 +70,7 @@ class TextureModel:
 
     @property
     def device(self) -> torch.device:
-        return self.network.device
+        return self.pipeline.unet.device
 
     def least_size(self, size: tuple[int, int]) -> Size:
         """The pixels to generate for a picture of `size`: at least as many as the network knows, to be resampled."""
@@ -84,7 +84,7 @@ class TextureModel:
         wraps = [float(w) for w in parse_axes(seamless)]
         tokens, mask, pooled = self._text
         fixed = [torch.full((len(pooled),), v, device=self.device) for v in (scale, *wraps, DOMAIN)]
-        text = PromptEmbedding(tokens, mask, condition_vector(pooled.float(), *fixed).to(self.network.dtype))
+        text = PromptEmbedding(tokens, mask, condition_vector(pooled.float(), *fixed).to(self.pipeline.unet.dtype))
 
         def predict(tiles: Tensor, timestep: Any, places: Sequence[Place], /) -> Tensor:
             rows = torch.tensor([place.sample for place in places], device=self.device)
@@ -92,7 +92,7 @@ class TextureModel:
             if guided:
                 rows, tiles = torch.cat([rows, rows + self.count]), torch.cat([tiles, tiles])
             v = self.network(
-                tiles.to(self.network.dtype),
+                tiles.to(self.pipeline.unet.dtype),
                 timestep.expand(len(tiles)),
                 text.tokens[rows],
                 class_labels=text.pooled[rows],

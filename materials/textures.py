@@ -82,6 +82,8 @@ def paint_texture(
             callback(done.step + 1, total)
 
     settings = Settings(steps=steps, noise=noise, seamless=seamless, seed=seed, on_step=step_done)
+    given: Tensor | None = None
+    hole: Tensor | None = None
     if image is None:
         canvas = model.least_size(size)
         latents = first_stage(model, canvas, settings)
@@ -93,7 +95,7 @@ def paint_texture(
         made = finished(model, latents, size, size, seamless)
     pixels = (made[0] * 0.5 + 0.5).clamp(0, 1)
     pixels = add_grain(pixels, seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain)
-    if image is not None and mask is not None:
+    if given is not None and hole is not None:
         pixels = pasted(pixels[None] * 2 - 1, given, hole, seamless)[0] * 0.5 + 0.5
     return pixels.clamp(0, 1)
 

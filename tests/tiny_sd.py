@@ -83,9 +83,9 @@ def pipeline(layout: str, folder: Path) -> Any:
         **extra,
     ).eval()
     vae = AutoencoderKL(
-        block_out_channels=(8, 8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 16),  # pyright: ignore[reportArgumentType] - typed tuple[int], meant tuple[int, ...]
+        down_block_types=("DownEncoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType] - likewise
+        up_block_types=("UpDecoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType] - likewise
         norm_num_groups=4,
         latent_channels=4,
         scaling_factor=0.13025 if xl else 0.18215,
@@ -96,7 +96,8 @@ def pipeline(layout: str, folder: Path) -> Any:
     if xl:
         return StableDiffusionXLPipeline(
             vae=vae, text_encoder=first, text_encoder_2=_text(words, 8, projected=True, seed=2), tokenizer=words,
-            tokenizer_2=words, unet=unet, scheduler=EulerDiscreteScheduler(**betas), add_watermarker=False,
+            tokenizer_2=words, unet=unet, scheduler=EulerDiscreteScheduler(**betas),  # pyright: ignore[reportArgumentType] - an enumeration of them
+            add_watermarker=False,
         )  # fmt: skip
     scheduler: Any = PNDMScheduler(**betas, skip_prk_steps=True, set_alpha_to_one=False)
     if layout == "sd2.1":

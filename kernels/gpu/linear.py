@@ -101,7 +101,7 @@ class _Causal(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator is untyped
         q, k, v, rate = ctx.saved_tensors
         grad = grads[0].to(v.dtype)
         needs = ctx.needs_input_grad
@@ -122,7 +122,7 @@ class _Bidirectional(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator is untyped
         q, k, v = ctx.saved_tensors
         grad = grads[0].to(v.dtype)
         needs = ctx.needs_input_grad
