@@ -59,7 +59,7 @@ def test_an_image_from_a_prompt(texture: str, tmp_path: Path) -> None:
     assert [file.name for file in result.files] == ["image.json", "image.png", "tiled.png"]
     assert steps == [(1, 2), (2, 2)]
     with Image.open(tmp_path / "a" / "image.png") as image:
-        assert image.size == (90, 50) and Request.from_dict(json.loads(image.info["zellige"])) == request
+        assert image.size == (90, 50) and Request.from_dict(json.loads(image.info["zellige"])["request"]) == request
     manifest = json.loads((tmp_path / "a" / "image.json").read_text())
     assert manifest["request"] == request.to_dict() and set(manifest["seam"]) == {"x", "y"}
     run_job(request, tmp_path / "b", device="cpu")
@@ -131,12 +131,11 @@ def test_commands(texture: str, photo: str, tmp_path: Path, capsys: pytest.Captu
     [
         ({"kind": "image"}, "prompt"),
         ({"kind": "image", "prompt": "a", "lock": {"height": 1}}, "no lock with kind image"),
-        ({"prompt": "a", "image": "b.png"}, "no image with kind material"),
         ({"prompt": "a", "negative": "b"}, "no negative"),
         ({"kind": "image", "prompt": "a", "strength": 0.5}, "image to be the path"),
         ({"kind": "image", "prompt": "a", "mask": "m.png"}, "image to be the path"),
         ({"kind": "image", "prompt": "a", "image": "b.png", "strength": 0}, "strength"),
-        ({"kind": "image", "prompt": "a", "image": " "}, "path of a picture"),
+        ({"kind": "image", "prompt": "a", "image": " "}, "path of a photo"),
         ({"kind": "upscale"}, "image to be the path"),
         ({"kind": "upscale", "image": "b.png", "count": 2}, "one result"),
         ({"kind": "upscale", "image": "b.png", "prompt": 3}, "prompt to be text"),

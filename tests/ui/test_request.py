@@ -28,6 +28,7 @@ FULL = {
 MAPS = {"kind": "maps", "image": "photo.jpg"}
 VARIED = FULL | {"image": "wall", "strength": 0.5, "mask": "mask.png", "vary": 8, "amount": 0.25}
 FULL_MAPS = MAPS | {"size": "7x5", "seamless": "xy", "model": "some/folder", "height_format": "exr"}
+FULL_MAPS |= {"strip_metadata": True}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,7 +15,8 @@ def build_page(settings: Settings) -> Any:
     """What `ui.web.build` makes, a `gradio.Blocks`; its results lie in a folder beside that of the jobs."""
     from ui.web import build
 
-    return build(settings.out.with_name(f"{settings.out.name}-page"), device=settings.device)
+    out = Path(settings.out)
+    return build(out.with_name(f"{out.name}-page"), device=settings.device)
 
 
 def mount_page(app: FastAPI, page: Any) -> FastAPI:

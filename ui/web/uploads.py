@@ -81,6 +81,11 @@ def trusted(values: dict[str, Any]) -> tuple[Request, list[str]]:
     """
     left: list[str] = []
     values = dict(values)
+    if values.get("kind", "material") != "material":
+        raise ZelligeError("Expected the settings of a material, but got those of something else")
+    if any(values.get(name) is not None for name in ("image", "mask")):
+        left.append("the picture that it varied")
+        values |= dict.fromkeys(("image", "mask", "strength"))
     if values.get("model") is not None:
         left.append("its model")
         values["model"] = None
@@ -96,12 +101,17 @@ def check_local(request: Request, places: tuple[Path, ...] = ()) -> None:
     """Raise ZelligeError for what the page does not let a request name: models, and images outside of `places`."""
     if request.model is not None:
         raise ZelligeError("Expected no model, since the page makes materials with the one in the package, but got one")
-    for name, value in request.lock:
-        if isinstance(value, str) and not value.startswith("#"):
-            there = Path(value).resolve()
-            if not any(there.is_relative_to(place.resolve()) for place in places):
-                raise ZelligeError(f"Expected the locked {name} to be a number or a colour, since the page reads "
-                                   "no files of the server, but got a path")  # fmt: skip
+    if request.kind != "material":
+        raise ZelligeError(f"Expected kind material, since the page makes nothing else yet, but got {request.kind}")
+    paths = {"image": request.image, "mask": request.mask}
+    paths |= {f"locked {n}": v for n, v in request.lock if isinstance(v, str) and not v.startswith("#")}
+    for name, value in paths.items():
+        if value is None:
+            continue
+        there = Path(value).resolve()
+        if not any(there.is_relative_to(place.resolve()) for place in places):
+            wanted = f"no {name}" if name in ("image", "mask") else f"the {name} to be a number or a colour"
+            raise ZelligeError(f"Expected {wanted}, since the page reads no files of the server, but got a path")
 
 
 def printable(name: str, most: int = 80) -> str:

@@ -187,6 +187,7 @@ def test_stop_queue_and_leaving(visit: Visit, site: Site) -> None:
     other = Visit(visit.context.new_page(), visit.context)
     watch(other, site.address)
     other.page.goto(site.address)
+    other.page.locator("#z-make").wait_for()
     ask(other, "quick quartz")
     expect(other.page.locator("#z-status")).to_contain_text("Waiting: 1 job first")
     page.get_by_role("button", name="Stop", exact=True).click()

@@ -140,6 +140,14 @@ def test_requests_of_the_page_name_no_files(tmp_path: Path) -> None:
     for path in ("/etc/passwd", "a.png", str(kept / ".." / "a.png"), "file:///etc/passwd", "http://example.org/a.png"):
         with pytest.raises(ZelligeError, match="no files of the server"):
             check_local(Request(prompt="oak", lock=(("height", path),)), (kept,))
+        with pytest.raises(ZelligeError, match="Expected no image, since the page reads no files of the server"):
+            check_local(Request(prompt="oak", image=path), (kept,))
+        with pytest.raises(ZelligeError, match="Expected kind material"):
+            check_local(Request(kind="maps", image=path), (kept,))
+    request, left = trusted({"prompt": "oak", "image": "/etc/passwd", "mask": "/etc/hosts", "strength": 0.5})
+    assert request == Request(prompt="oak") and left == ["the picture that it varied"]
+    with pytest.raises(ZelligeError, match="settings of a material"):
+        trusted({"kind": "maps", "image": "/etc/passwd"})
     with pytest.raises(ZelligeError, match="Expected no model"):
         check_local(Request(prompt="oak", model="a/b"))
 
