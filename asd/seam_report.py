@@ -251,7 +251,8 @@ def lab(image: Tensor) -> Tensor:
 
 def _at(step: Tensor, pitch: int, phase: int) -> Tensor:
     """Indices of the steps onto pixels phase, phase + pitch, ..."""
-    return torch.arange((phase - 1) % pitch, len(step), pitch, device=step.device)
+    first = min((phase - 1) % pitch, len(step))  # a side may be shorter than a tile
+    return torch.arange(first, len(step), pitch, device=step.device)
 
 
 def _parts(x: Tensor, pitch: int, phase: int, dim: int) -> list[Tensor]:

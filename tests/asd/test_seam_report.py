@@ -270,3 +270,13 @@ def test_images_that_cannot_be_measured_are_errors() -> None:
     for kind, message, call in cases:
         with pytest.raises(kind, match=message):
             call()
+
+
+@pytest.mark.parametrize("seamless", ["none", "xy"])
+@pytest.mark.parametrize("size", [(36, 64), (64, 36), (20, 52)])
+def test_a_side_that_is_shorter_than_a_tile_has_no_border(size: tuple[int, int], seamless: SeamlessAxes) -> None:
+    report = seam_report(torch.rand(3, *size), 51, seamless=seamless)
+    ratios = report.border_ratio._asdict()
+    assert all(math.isfinite(ratio) for ratio in ratios.values())
+    if seamless == "none":
+        assert ratios["x" if size[1] < 51 else "y"] == 1.0
