@@ -59,11 +59,12 @@ def calibration_error(score: Doubles, truth: NDArray[np.bool_]) -> float:
 def ours(image: NDArray[np.uint8]) -> tuple[float, float]:
     import torch
 
-    from textile_metric import tileability
+    from textile_metric.score import axis_scores
 
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     with torch.no_grad():
-        return float(tileability(tensor, "x")), float(tileability(tensor, "y"))
+        x, y = axis_scores(tensor)[0].tolist()
+    return x, y
 
 
 def official(path: Path) -> Score:

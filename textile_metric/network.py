@@ -128,10 +128,10 @@ class TileNet(nn.Module):
         self.register_buffer("calibration", torch.tensor([0.0, 1.0, 0.5]))
 
     def forward(self, images: Tensor, suspects: Tensor | None = None) -> Logits:
-        """`suspects` (N, 2): the column and row for the judge to look at, by default the worst ones."""
+        """`suspects` (N, 2): the column and row for the judge to look at; -1, and the default, is the worst one."""
         columns, rows = self.seams(images), self.seams(images.transpose(2, 3))
-        if suspects is None:
-            suspects = torch.stack([columns.argmax(1), rows.argmax(1)], 1)
+        worst = torch.stack([columns.argmax(1), rows.argmax(1)], 1)
+        suspects = worst if suspects is None else torch.where(suspects < 0, worst, suspects)
         centred = _centred(_centred(images, suspects[:, 0]).transpose(2, 3), suspects[:, 1]).transpose(2, 3)
         judged = torch.stack([self.judge(centred), self.judge(centred.transpose(2, 3))], 1)
         return Logits(self.verdict(columns, judged[:, 0]), self.verdict(rows, judged[:, 1]), columns, rows, judged)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
@@ -43,11 +42,15 @@ def tileability(img: ImageLike, axes: Axes = "xy", reduction: Reduction = "none"
         (True, False)
     """
     check_choices(axes, reduction)
+    return reduced(axis_scores(img)[:, ["xy".index(axis) for axis in axes]].prod(1), reduction)
+
+
+def axis_scores(img: ImageLike) -> Tensor:
+    """(N, 2): `tileability` of x and of y, for the work of one. Arguments and errors are those of `tileability`."""
     images = as_images(img)
     with exact(images.device):
         # one by one: a sum's order must not depend on what else is in the batch
-        scores = torch.cat([_score(image[None], axes) for image in images])
-    return reduced(scores, reduction)
+        return torch.cat([_pair(image[None]) for image in images])
 
 
 def seam_map(img: ImageLike, axes: Axes = "xy") -> Tensor:
@@ -60,12 +63,15 @@ def seam_map(img: ImageLike, axes: Axes = "xy") -> Tensor:
     check_choices(axes)
     maps = []
     for image in as_images(img).detach().split(1):
-        with torch.no_grad(), exact(image.device):
-            logits = network(image.device)(image)
-        found = {axis: _lines(turned, getattr(logits, axis).sigmoid()) for axis, turned in _turned(image, axes)}
-        if "y" in found:
-            found["y"] = found["y"].transpose(2, 3)
-        maps.append(torch.stack(list(found.values())).amax(0))
+        with torch.enable_grad(), exact(image.device):
+            watched = image.clone().requires_grad_(True)
+            logits = network(image.device)(watched)
+            found = []
+            for axis, lines in (("x", logits.columns), ("y", logits.rows)):
+                if axis in axes:
+                    (gradient,) = torch.autograd.grad(lines.logsumexp(1).sum(), watched, retain_graph=True)
+                    found.append(_lines(image, gradient, getattr(logits, axis).detach().sigmoid(), axis))
+        maps.append(torch.stack(found).amax(0))
     return torch.cat(maps)
 
 
@@ -84,30 +90,27 @@ def reduced(values: Tensor, reduction: Reduction) -> Tensor:
     return values.mean() if reduction == "mean" else values.sum()
 
 
-def _turned(images: Tensor, axes: Axes) -> Iterator[tuple[str, Tensor]]:
-    """Each axis asked for, with the images turned so that it runs across columns."""
-    for axis in axes:
-        yield axis, images if axis == "x" else images.transpose(2, 3)
-
-
-def _score(image: Tensor, axes: Axes) -> Tensor:
-    """(1,) of a (1, 3, H, W) image."""
-    score = image.new_ones(1)
+def _pair(image: Tensor) -> Tensor:
+    """(1, 2) of a (1, 3, H, W) image."""
     logits = network(image.device)(image)
-    for axis, turned in _turned(image, axes):
-        if turned.shape[3] > 1:  # an axis of one pixel has nothing to go wrong
-            score = score * (logits.x if axis == "x" else logits.y).sigmoid()
-    return score
+    height, width = image.shape[2:]
+    # an axis of one pixel has nothing to go wrong
+    scores = [
+        logit.sigmoid() if side > 1 else torch.ones_like(logit)
+        for logit, side in ((logits.x, width), (logits.y, height))
+    ]
+    return torch.stack(scores, 1)
 
 
-def _lines(image: Tensor, score: Tensor) -> Tensor:
-    """(1, 1, H, W): the probability of a seam across columns, on the columns and the texels it comes from."""
+def _lines(image: Tensor, gradient: Tensor, score: Tensor, axis: str) -> Tensor:
+    """(1, 1, H, W): the probability of a seam across `axis`, on the lines and the texels it comes from.
+
+    `gradient` is that of the lines' logits to the image.
+    """
+    if axis == "y":
+        return _lines(image.transpose(2, 3), gradient.transpose(2, 3), score, "x").transpose(2, 3)
     if image.shape[3] == 1:
         return torch.zeros_like(image[:, :1])
-    with torch.enable_grad(), exact(image.device):
-        watched = image.clone().requires_grad_(True)
-        columns = network(image.device).seams(watched)
-        (gradient,) = torch.autograd.grad(columns.logsumexp(1).sum(), watched)
     weight = gradient.abs().sum((1, 2))[0]
     middle = weight.median()
     line = ((weight - middle) / (weight.max() - middle).clamp_min(1e-12)).clamp(0, 1).square()

@@ -96,11 +96,12 @@ def score_image(image: Tensor, path: Path = Path()) -> ImageScore | BadFile:
     """Scores of one image (1, 3, H, W) in [0, 1], as that of the file `path`."""
     import torch
 
-    from textile_metric import seam_ratio, tileability
+    from textile_metric import seam_ratio
+    from textile_metric.score import axis_scores
 
     try:
         with torch.no_grad():
-            x, y = (float(tileability(image, axis)) for axis in ("x", "y"))
+            x, y = axis_scores(image)[0].tolist()
         seam_x, seam_y = (float(value) for value in seam_ratio(image)[0])
     except ValueError as error:
         return BadFile(path=path, reason=str(error).rstrip("."))
