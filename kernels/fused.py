@@ -16,7 +16,17 @@ PyTorch's kernel is left alone."""
 HEAD = 512
 
 
-class HopperPath:
+class _OwnKernel:
+    """What these paths have in common."""
+
+    def flops(self, call: Call) -> int:
+        return call.flops_per_pair * call.visible_pairs()
+
+    def tiles(self, call: Call) -> None:
+        return None
+
+
+class HopperPath(_OwnKernel):
     """CUDA C++ with wgmma and bulk copies for heads of 512."""
 
     name = "hopper"
@@ -37,12 +47,6 @@ class HopperPath:
     def workspace(self, call: Call) -> int:
         return _split_bytes(call, self._splits(call))
 
-    def flops(self, call: Call) -> int:
-        return call.flops_per_pair * call.visible_pairs()
-
-    def tiles(self, call: Call) -> None:
-        return None
-
     def run(self, call: Call) -> Tensor:
         from .gpu import hopper
 
@@ -56,21 +60,15 @@ class HopperPath:
         return splits if _over(call, _split_bytes(call, splits)) is None else 1
 
 
-class TritonPath:
+class TritonPath(_OwnKernel):
     """Triton, for heads of 512 where the Hopper kernel can't go: causal order, odd strides, other chips."""
 
     name = "triton"
     why = "heads of 512, for which PyTorch's kernel was 1.3 to 2 times as slow on Hopper"
 
     def supports(self, call: Call) -> str | None:
-        reason = _unfit(call, (HEAD,)) or _small(call)
-        if reason is not None:
-            return reason
-        if torch.cuda.get_device_capability(call.q.device) < (8, 0):
-            return "Triton has no tensor cores before Ampere"
-        if not _triton():
-            return "there is no Triton"
-        return _over(call, self.workspace(call))
+        reason = _unfit(call, (HEAD,)) or _small(call) or without_triton(call.q.device)
+        return _over(call, self.workspace(call)) if reason is None else reason
 
     def workspace(self, call: Call) -> int:
         batch, heads, queries, keys = call.scores
@@ -79,19 +77,13 @@ class TritonPath:
         shape = tiles.Shape(batch * heads, queries, keys, HEAD, call.is_causal)
         return _split_bytes(call, tiles.pick(split_d.arch_of(call.q.device), _processors(call), shape).splits)
 
-    def flops(self, call: Call) -> int:
-        return call.flops_per_pair * call.visible_pairs()
-
-    def tiles(self, call: Call) -> None:
-        return None
-
     def run(self, call: Call) -> Tensor:
         from .gpu import split_d
 
         return split_d.forward(call.q, call.k, call.v, scale=call.scale, is_causal=call.is_causal)[0]
 
 
-class TuringPath:
+class TuringPath(_OwnKernel):
     """CUDA C++ with mma.m16n8k8 for cards that no flash kernel runs on."""
 
     name = "turing"
@@ -116,12 +108,6 @@ class TuringPath:
     def workspace(self, call: Call) -> int:
         copies = sum(t.numel() * t.itemsize for t in (call.q, call.k, call.v))
         return copies + _split_bytes(call, 1)
-
-    def flops(self, call: Call) -> int:
-        return call.flops_per_pair * call.visible_pairs()
-
-    def tiles(self, call: Call) -> None:
-        return None
 
     def run(self, call: Call) -> Tensor:
         from .gpu import turing
@@ -167,15 +153,17 @@ def _split_bytes(call: Call, splits: int) -> int:
     return 4 * rows + (4 * splits * rows * (call.v.shape[3] + 1) if splits > 1 else 0)
 
 
-@functools.lru_cache(maxsize=16)
-def _count(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
 def _processors(call: Call) -> int:
-    return _count(call.q.device)
+    return torch.cuda.get_device_properties(call.q.device).multi_processor_count
+
+
+def without_triton(device: torch.device) -> str | None:
+    """Why Triton's kernels can't run on a CUDA device."""
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "Triton has no tensor cores before Ampere"
+    return None if _has_triton() else "there is no Triton"
 
 
 @functools.lru_cache(maxsize=1)
-def _triton() -> bool:
+def _has_triton() -> bool:
     return find_spec("triton") is not None

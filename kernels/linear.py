@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from .call import DTYPES
 from .engine import full_precision
+from .fused import without_triton
 
 BLOCK = 64
 """Tokens whose pairwise products are formed."""
@@ -133,8 +133,7 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, rates: Tensor | None) -> bool:
         and q.numel() * v.numel() > 0
         and max(q.shape[3], v.shape[3]) <= 128
         and (rates is None or float(rates.min()) > -80)  # below, a decay is 0 in float32
-        and torch.cuda.get_device_capability(q.device) >= (8, 0)
-        and find_spec("triton") is not None
+        and without_triton(q.device) is None
         and not torch.compiler.is_compiling()
     )
 
