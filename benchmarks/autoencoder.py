@@ -151,7 +151,7 @@ def real_figures(pipeline: MaterialPipeline, packs: Path, count: int | None) -> 
     import torch
     from tqdm import tqdm
 
-    from training.views import MISSING
+    from materials.material import MISSING
 
     found: dict[str, list[dict[str, Any]]] = {"all known maps": [], "basecolor alone": []}
     for texture in tqdm(textures(packs, count), unit="image"):

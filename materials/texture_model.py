@@ -17,11 +17,10 @@ from asd.seamless import SeamlessAxes, parse_axes
 from asd.sizes import Size, torus_size
 from asd.tiles import Place
 from materials.conditioning import SCALE_RANGE, condition_vector
+from materials.material import MISSING
 from materials.pipeline import BASE_TEXELS, DOMAIN, FACTOR, GUIDANCE, GUIDED, MaterialPipeline, stacked
 from materials.prompt import PromptEmbedding, encode_prompts
 
-MISSING = -2.0
-"""An input channel of the autoencoder with this value stands for a map that isn't known."""
 TILE = 64
 """Latent cells: the largest squares that the network was trained on, twice the side of most."""
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from materials.material import MISSING
 from materials.prompt import encode_prompts
-from training.views import MISSING, RealTextures, View, procedural_views
+from training.views import RealTextures, View, procedural_views
 from training.wrap import set_wrap
 
 TOKENS = 24

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from materials.material import MISSING
 from materials.procedural import FAMILIES, sample
 from training.captions import caption_variants
 from training.pack import Pack
 
-MISSING = -2.0
-"""Value of a channel the encoder isn't given (outside [-1, 1], so it can't be mistaken): it then infers that map."""
 GROUPS = (slice(3, 5), slice(5, 6), slice(6, 7), slice(7, 8))
 
 

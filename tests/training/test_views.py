@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 
+from materials.material import MISSING
 from tests import tiny
-from training.views import MISSING, Mixture, RealTextures, View, collate, procedural_views
+from training.views import Mixture, RealTextures, View, collate, procedural_views
 
 CPU = torch.device("cpu")
 
