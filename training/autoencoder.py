@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from materials.material import MISSING
 from training.loop import Average, Loop, say
 from training.models import AutoencoderTiny, new_autoencoder, placed
 from training.views import Mixture, RealTextures
 
-WEIGHTS = {"basecolor": 1.0, "chroma": 1.0, "tone": 1.0, "normal": 1.5, "height": 1.0, "gradient": 2.0, "scalars": 1.0}
+WEIGHTS = {"basecolor": 1.0, "chroma": 1.0, "tone": 1.0, "normal": 1.5, "height": 2.0, "gradient": 2.0, "scalars": 1.5}
 
 
 def reconstruction(fake: Tensor, real: Tensor, known: Tensor) -> dict[str, Tensor]:
-    """Losses of (N, 8, H, W) maps in [-1, 1]; `known` (N, 8) masks channels without a truth."""
+    """Losses of (N, 8, H, W) maps in [-1, 1]; `known` (N, 8) weighs channels, 0 where there is no truth."""
 
     def mean(x: Tensor, channels: slice) -> Tensor:
         mask = known[:, channels, None, None]
@@ -90,7 +91,9 @@ def train(args: argparse.Namespace) -> None:
             z = model.encoder(batch.given.to(memory_format=torch.channels_last)).float()
             noisy = z + torch.randn_like(z) * (torch.rand(len(z), 1, 1, 1, device=device) * args.noise)
             fake = model.decoder(noisy).float()
-            losses = reconstruction(fake, x, batch.known)
+            # What the encoder was shown it can give back; what it has to guess it can't, and would drown that out.
+            weight = batch.known * (1 + 2 * (batch.given[:, :, 0, 0] != MISSING))
+            losses = reconstruction(fake, x, weight)
             if perceptual is not None:
                 losses["perceptual"] = perceptual(fake[:, :3].clamp(-1.2, 1.2), x[:, :3])
         # Latents of a shrunk material should be the shrunk latents (scale equivariance: Kouzelis et al. 2025, EQ-VAE):
@@ -99,7 +102,7 @@ def train(args: argparse.Namespace) -> None:
         with torch.autocast(device.type, torch.bfloat16), torch.compiler.set_stance("force_eager"):
             small = model.decoder(F.avg_pool2d(z[part], 2)).float()
         losses["shrunk"] = 0.25 * sum(
-            reconstruction(small, F.avg_pool2d(x[part], 2), batch.known[part]).values(), z.new_zeros(())
+            reconstruction(small, F.avg_pool2d(x[part], 2), weight[part]).values(), z.new_zeros(())
         )
         losses["prior"] = args.prior * (z.square().mean() + (z.abs() - 2.5).relu().square().mean() * 10)
         total = sum(

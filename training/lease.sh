@@ -39,13 +39,13 @@ spread() {
     for rank in "\${ranks[@]}"; do wait "\$rank"; done
 }
 unet="--packs $STAGE/.pack --text $STAGE/text ${UNET_ARGS:-}"
+if [ "$2" != 0 ] && [ -d $STAGE/vae ] && [ "$1${3:-0}" != 00 ]; then
+    # beside what comes before it, compile for the U-Net to come
+    CUDA_VISIBLE_DEVICES=0 python3 -m training.diffusion \$unet --vae $STAGE/vae --out $STAGE/warm --bank 1500 --max-steps 6 \
+        --other-shapes 0 --sheet-every 99 > $STAGE/run/warm.log 2>&1 &
+fi
 if [ "${3:-0}" != 0 ]; then
-    if [ "$2" != 0 ] && [ -d $STAGE/vae ]; then
-        # beside it, compile for the U-Net to come
-        CUDA_VISIBLE_DEVICES=0 python3 -m training.diffusion \$unet --vae $STAGE/vae --out $STAGE/warm --bank 1500 --max-steps 6 \\
-            --other-shapes 0 --sheet-every 99 > $STAGE/run/warm.log 2>&1 &
-    fi
-    CUDA_VISIBLE_DEVICES=0 python3 -m training.tileability --packs $STAGE/.pack --out $STAGE/run --lite0 $STAGE/lite0.safetensors \\
+    CUDA_VISIBLE_DEVICES=0 python3 -m training.tileability --packs $STAGE/.pack --out $STAGE/run --lite0 $STAGE/lite0.safetensors \
         --minutes ${3:-0} ${TILE_ARGS:-} > $STAGE/run/tile.log 2>&1 || true
 fi
 if [ "$1" != 0 ]; then
