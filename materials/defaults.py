@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 STEPS = 7
-GUIDANCE = 5.0
+GUIDANCE = 4.0

@@ -20,7 +20,7 @@ from materials.conditioning import SCALE_RANGE, condition_vector
 from materials.cut import calm_cut
 from materials.defaults import GUIDANCE, STEPS
 from materials.grain import STRENGTH as GRAIN
-from materials.grain import add_grain
+from materials.grain import add_detail
 from materials.maps import fit_depth, height_from_normal, normal_from_height, reconcile
 from materials.material import CHANNELS, MAPS, Material, normal_from_xy
 from materials.prompt import PromptEmbedding, encode_prompts
@@ -192,7 +192,7 @@ class MaterialPipeline(DiffusionPipeline):
             scale: size of the pattern: log2(texels along a pattern's short side / 256), from 0 to 1; by default what
                 fits `size`. Canvases larger than that show more of the material, not larger features.
             lock: maps to keep: a number in [0, 1], or a tensor (C, H, W) in the map's range.
-            grain: strength of the fine grain added to basecolor (`materials.grain`), 1 by default; 0 leaves it out.
+            grain: strength of the fine detail added to basecolor (`materials.grain`), 1 by default; 0 leaves it out.
             image: a material, or a basecolor (3, H, W) in [0, 1], to make a variation of (`materials.variation`).
             strength: how much of it is made anew, from 0 to 1; 0.6 by default, and 1 with a mask.
             mask: (1, H, W), above 0.5 where the material is made anew; all else keeps its values exactly.
@@ -409,7 +409,7 @@ def _consistent(
     unit = x * 0.5 + 0.5
     wrap_x, wrap_y = parse_axes(seamless)
     maps = {
-        "basecolor": add_grain(unit[:3], seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain),
+        "basecolor": add_detail(unit[:3], seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain),
         "normal": normal[0],
         "height": height[0],
         "roughness": unit[6:7],

@@ -32,7 +32,7 @@ class TextureModel:
         pipeline: the material model.
         prompts: one for each picture; an empty one says nothing of what is in it.
         negative: what guidance leads away from.
-        guidance: classifier-free guidance, 5 by default; 1 turns it off.
+        guidance: classifier-free guidance, 4 by default; 1 turns it off.
         scale: size of the pattern, see `MaterialPipeline.__call__`; by default what fits the canvas.
         vae_tile: latent cells, of `ExactTiledVAE`.
     """

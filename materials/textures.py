@@ -15,7 +15,7 @@ from asd.two_stage import Settings, finished, first_stage, image_to_image, paste
 from asd.upscaling import upscale
 from materials.errors import ZelligeError
 from materials.grain import STRENGTH as GRAIN
-from materials.grain import add_grain
+from materials.grain import add_detail
 from materials.pipeline import STEPS, MaterialPipeline
 from materials.texture_model import TextureModel
 
@@ -58,7 +58,7 @@ def paint_texture(
         negative: what guidance leads away from.
         image, mask: what to start from, and where (white) it is to be made anew; see `asd.pictures.to_tensor`.
         strength: how much of `image` is given up.
-        grain: strength of the fine grain that the autoencoder can't keep.
+        grain: strength of the fine detail that the autoencoder can't keep.
         callback: called as (step, steps).
 
     Raises:
@@ -94,7 +94,7 @@ def paint_texture(
         latents = image_to_image(model, given, size, settings, strength=strength, mask=hole)
         made = finished(model, latents, size, size, seamless)
     pixels = (made[0] * 0.5 + 0.5).clamp(0, 1)
-    pixels = add_grain(pixels, seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain)
+    pixels = add_detail(pixels, seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain)
     if given is not None and hole is not None:
         pixels = pasted(pixels[None] * 2 - 1, given, hole, seamless)[0] * 0.5 + 0.5
     return pixels.clamp(0, 1)
