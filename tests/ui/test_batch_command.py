@@ -210,7 +210,8 @@ def test_bad_input_is_one_sentence(
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and their children do
 from pathlib import Path
 import ui.fingerprint, ui.jobs
 from tests.ui.conftest import PlainPipeline

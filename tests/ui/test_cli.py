@@ -145,7 +145,8 @@ sys.exit(main(["material", "oak", "--size", "64x64", "--out", {str(tmp_path / "o
 
 def test_a_real_interrupt(tmp_path: Path) -> None:
     program = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and their children do
 import ui.jobs
 from tests.ui.conftest import PlainPipeline
 from ui.cli import main
