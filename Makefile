@@ -17,7 +17,7 @@ demo: .venv/.core
 	@echo "Look at demo/: five maps and ambient occlusion, a rendered preview and a 2x2 preview."
 
 test: lint
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev
 	.venv/bin/ruff check

@@ -54,7 +54,9 @@ def file(weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def test_forward_equals_the_authors_network(upstream: nn.Module, weights: dict[str, torch.Tensor], file: Path) -> None:
+def test_forward_equals_the_authors_network(
+    upstream: nn.Module, weights: dict[str, torch.Tensor], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upstream.load_state_dict(weights)
     ours = load_official(file)
     image = torch.rand(1, 3, 64, 80, generator=torch.Generator().manual_seed(1))
@@ -63,6 +65,8 @@ def test_forward_equals_the_authors_network(upstream: nn.Module, weights: dict[s
         mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
         expected = upstream((tiled - mean) / std)[:, 0]
         found = ours.logits(image)
+    # the score is of these logits: at 512x512 the network is not run a third time
+    monkeypatch.setattr(ours, "logits", lambda given: found if given is image else pytest.fail("another image"))
     assert float(expected.abs()) > 1e-3
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(ours(image), torch.sigmoid(LAMBDA * expected), rtol=0, atol=1e-5)

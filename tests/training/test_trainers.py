@@ -57,12 +57,13 @@ def test_autoencoder(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.autoencoder(latents=LATENT_CHANNELS).save_pretrained(tmp_path / "vae")
     tiny.text_folders(tmp_path / "text", width=384, tokenizer=".", encoder=".")
+    monkeypatch.setattr(diffusion, "SHEET", diffusion.SHEET[:4])
     run(
         diffusion.main,
         monkeypatch,
         *("--no-compile", "--channels", "32", "32", "32"),
         **{"packs": packs, "vae": tmp_path / "vae", "text": tmp_path / "text", "out": tmp_path},
-        **{"max_steps": 2, "bank": 34, "chunk": 2, "batch": 2},
+        **{"max_steps": 2, "bank": 34, "real_share": 0.9, "chunk": 2, "batch": 2},
     )
     state = load_file(tmp_path / "unet.safetensors")
     new_unet((32, 32, 32)).load_state_dict({k: v.float() for k, v in state.items()})
@@ -72,10 +73,10 @@ def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_tileability(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tileability, "SIDES", (32, 48))
-    monkeypatch.setattr(tileability, "SIZES", (32, 48))
+    monkeypatch.setattr(tileability, "SIZES", (48, 32))
     monkeypatch.setattr(judge, "SIDE", 64)
     run(
-        tileability.main, monkeypatch, packs=packs, out=tmp_path, max_steps=4, batch=4, each=2, attack=2, held_batches=2
+        tileability.main, monkeypatch, packs=packs, out=tmp_path, max_steps=2, batch=4, each=1, attack=2, held_batches=1
     )
     state = load_file(tmp_path / "tileability.safetensors")
     TileNet().load_state_dict({k: v.float() for k, v in state.items()})

@@ -53,6 +53,24 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> PlainPipeline:
     return made
 
 
+@pytest.fixture
+def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the shipped weights, which the plain pipeline does not read."""
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / "model_index.json").write_text("{}")
+    monkeypatch.setattr("ui.fingerprint.SHIPPED", folder)
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results without previews, whose rendering takes nearly all the time of a tiny one."""
+    import materials.files
+
+    save = materials.files.save_material
+    monkeypatch.setattr(materials.files, "save_material", lambda *a, **options: save(*a, **options, previews=False))
+
+
 def hidden(folder: Path) -> list[Path]:
     """What an interrupted job would leave behind."""
     return [path for path in folder.rglob(".*")]

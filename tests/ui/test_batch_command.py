@@ -13,28 +13,15 @@ import pytest
 
 from tests.ui.conftest import PlainPipeline, hidden
 from ui import cli
-from ui import fingerprint as fingerprints
 from ui.commands.batch import _device
 from ui.presence import LOCK_FILE
-from ui.results import ROW_FILE
 
 ROOT = Path(__file__).parents[2]
-needs_weights = pytest.mark.skipif(
-    not (ROOT / "materials" / "weights" / "model_index.json").is_file(), reason="materials/weights is not there"
-)
 ROWS = [{"id": f"r{index}", "kind": "material", "prompt": "oak", "size": "8x8", "seed": index} for index in range(3)]
 
 
 @pytest.fixture(autouse=True)
-def setting(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder in the place of the shipped weights, which the plain pipeline does not read, and no previews."""
-    import materials.files
-
-    folder = tmp_path_factory.mktemp("weights")
-    (folder / "model_index.json").write_text("{}")
-    monkeypatch.setattr(fingerprints, "SHIPPED", folder)
-    save = materials.files.save_material
-    monkeypatch.setattr(materials.files, "save_material", lambda *a, **options: save(*a, **options, previews=False))
+def setting(shipped: Path, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 
@@ -223,7 +210,8 @@ def test_bad_input_is_one_sentence(
 
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and their children do
 from pathlib import Path
 import ui.fingerprint, ui.jobs
 from tests.ui.conftest import PlainPipeline
@@ -259,26 +247,6 @@ def test_a_real_interrupt_leaves_whole_rows_and_says_how_to_go_on(sign: signal.S
     left = {path.name for path in Path("out").iterdir()}
     assert left == {"r0", "manifest.jsonl", "results-0001-of-0001.jsonl", LOCK_FILE}
     assert [path.name for path in hidden(Path("out"))] == [LOCK_FILE]
-
-
-@needs_weights
-def test_the_real_model_end_to_end(tmp_path: Path) -> None:
-    """By manifest and by hand, the same files; a second go makes nothing."""
-    rows = [dict(ROWS[0]) | {"id": "wall", "prompt": "mossy cobblestone wall", "size": "72x64", "steps": 2, "seed": 7}]
-    Path("real.jsonl").write_text(json.dumps(rows[0]))
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom ui.cli import main\n"
-    program += "codes = [main(['batch', 'real.jsonl']), main(['batch', 'real.jsonl', '--json'])]\n"
-    program += "codes += [main(['batch', '--merge', 'out', '--verify'])]\n"
-    wish = ["material", rows[0]["prompt"], "--size", "72x64", "--steps", "2", "--seed", "7", "--out", "alone"]
-    program += f"sys.exit(max(*codes, main({wish!r})))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[1])
-    assert told["made"] == [] and told["kept"] == ["wall"]
-    made = {path.name for path in Path("out/wall").iterdir()} - {ROW_FILE}
-    assert made == {path.name for path in Path("alone").iterdir()}
-    for name in made:
-        assert (Path("out/wall") / name).read_bytes() == (Path("alone") / name).read_bytes(), name
 
 
 def test_summaries_are_plain_data() -> None:

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from tests.ui.conftest import PlainPipeline, hidden
 from ui import cli
 
 ROOT = Path(__file__).parents[2]
-needs_weights = pytest.mark.skipif(
-    not (ROOT / "materials" / "weights" / "model_index.json").is_file(), reason="materials/weights is not there"
-)
 
 
 def zellige(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -149,7 +145,8 @@ sys.exit(main(["material", "oak", "--size", "64x64", "--out", {str(tmp_path / "o
 
 def test_a_real_interrupt(tmp_path: Path) -> None:
     program = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and their children do
 import ui.jobs
 from tests.ui.conftest import PlainPipeline
 from ui.cli import main
@@ -208,35 +205,21 @@ def test_version_is_the_project_s(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("damage", ["absent", "empty", "text"])
-def test_a_bad_checkpoint_is_one_sentence(damage: str, tmp_path: Path) -> None:
+def test_a_bad_checkpoint_is_one_sentence(damage: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("materials.pipeline")
+    capfd.readouterr()
     model = tmp_path / "model"
     if damage != "absent":
         model.mkdir()
     if damage == "text":
         (model / "model_index.json").write_text("no json")
-    done = zellige("material", "oak", "--size", "64x64", "--model", str(model), "--out", str(tmp_path / "out"))
-    assert done.returncode == 2
-    assert done.stderr.startswith("zellige: expected ") and len(done.stderr.splitlines()) == 1, done.stderr
+    wish = ["material", "oak", "--size", "64x64", "--model", str(model), "--out", str(tmp_path / "out")]
+    if damage == "text":  # what libraries say as they are loaded is only heard in a new process
+        done = zellige(*wish)
+        code, output, errors = done.returncode, done.stdout, done.stderr
+    else:
+        code = cli.main(wish)
+        output, errors = capfd.readouterr()
+    assert (code, output) == (2, "")
+    assert errors.startswith("zellige: expected ") and len(errors.splitlines()) == 1, errors
     assert not (tmp_path / "out").exists()
-
-
-@needs_weights
-def test_the_main_job_end_to_end(tmp_path: Path) -> None:
-    arguments = ["material", "mossy cobblestone wall", "--size", "72x64", "--steps", "2", "--seed", "7"]
-    started = time.perf_counter()
-    done = zellige(*arguments, "--count", "2", "--out", str(tmp_path / "two"), "--json")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    told = json.loads(done.stdout)
-    assert told["seconds"] <= time.perf_counter() - started
-    from PIL import Image
-
-    for sample in told["samples"]:
-        for name in ("basecolor", "normal", "height", "roughness", "metallic", "ao"):
-            with Image.open(Path(sample["folder"]) / f"{name}.png") as image:
-                assert image.size == (72, 64)
-    alone = zellige(*arguments[:-1], "8", "--out", str(tmp_path / "alone"))
-    assert alone.returncode == 0, alone.stderr
-    for file in alone.stdout.splitlines():
-        assert Path(file).read_bytes() == (tmp_path / "two" / "0001" / Path(file).name).read_bytes(), file

@@ -61,7 +61,7 @@ def test_arguments_of_the_command(capsys: pytest.CaptureFixture[str], monkeypatc
     assert "a token of at least 16" in capsys.readouterr().err
 
 
-def test_the_command_from_start_to_stop(tmp_path: Path) -> None:
+def test_the_command_from_start_to_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "ui", "serve", "--port", "0", "--out", str(tmp_path / "jobs")]
     server = subprocess.Popen(command, cwd=Path(__file__).parents[3], stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
@@ -74,9 +74,9 @@ def test_the_command_from_start_to_stop(tmp_path: Path) -> None:
             (["--port", "0", "--out", str(tmp_path / "jobs")], "expected a folder that no other server uses"),
             (["--port", "0", "--out", str(Path(__file__))], "expected to write"),
         ]:
-            done = subprocess.run([*command[:4], *arguments], cwd=Path(__file__).parents[3],
-                                  capture_output=True, text=True, check=False)  # fmt: skip
-            assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+            assert main(["serve", *arguments]) == 2
+            said = capsys.readouterr().err
+            assert told in said and said.count("\n") == 1, said
         with urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/healthz", timeout=300) as answer:
             assert answer.status == 200
     finally:

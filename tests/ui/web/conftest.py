@@ -18,6 +18,7 @@ from tests.ui.conftest import PlainPipeline
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
+    from ui.web.desk import Desk
     from ui.web.work import Studio
 
 ROOT = Path(__file__).parents[3]
@@ -31,14 +32,25 @@ PATIENCE = 90_000
 HAS_WEIGHTS = (ROOT / "materials" / "weights" / "model_index.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def desk() -> Desk:
+    """One for many studios: its worker never ends, and torch keeps tens of megabytes for every thread."""
+    from ui.web.desk import Desk
+
+    return Desk()
+
+
 @pytest.fixture
-def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
+def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, desk: Desk) -> Iterator[Studio]:
     """A studio whose model is `PlainPipeline`, reachable as `studio.pipeline().calls`."""
     from ui.web.work import Studio
 
     made = PlainPipeline()
     monkeypatch.setattr("ui.jobs._load", lambda model, device: made)
-    return Studio(out=tmp_path / "out")
+    yield Studio(out=tmp_path / "out", desk=desk)
+    for ticket in (desk.running, *desk.waiting):
+        if ticket is not None:
+            ticket.stop()
 
 
 @dataclass
