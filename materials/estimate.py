@@ -13,7 +13,7 @@ from torch import Tensor
 from asd.exact_vae import ExactTiledVAE
 from asd.resample import resample
 from asd.seamless import SeamlessAxes, parse_axes
-from materials.errors import SizeError
+from materials.errors import CheckpointError, SizeError
 from materials.maps import fit_depth, reconcile
 from materials.material import MISSING, NETWORK_CHANNELS, Material, normal_from_xy
 from materials.photo import read_photo
@@ -150,7 +150,17 @@ def _autoencoder(model: MaterialPipeline | str | Path | None, device: str) -> Au
         from materials.pipeline import MaterialPipeline
 
         model = MaterialPipeline.from_pretrained(model, device=device)
-    return model.vae
+    return inferring(model).vae
+
+
+def inferring(model: MaterialPipeline) -> MaterialPipeline:
+    """The model itself. Raises CheckpointError for one that does nothing but make materials."""
+    if not model.infers_maps:
+        raise CheckpointError(
+            "Expected a material model in the layout of the package's own, but got one that makes materials alone, "
+            "no maps of photos and no pictures."
+        )
+    return model
 
 
 def _material(image: Tensor, x: Tensor, axes: SeamlessAxes) -> Material:

@@ -17,6 +17,7 @@ from asd.seamless import SeamlessAxes, parse_axes
 from asd.sizes import Size, torus_size
 from asd.tiles import Place
 from materials.conditioning import SCALE_RANGE, condition_vector
+from materials.estimate import inferring
 from materials.material import MISSING
 from materials.pipeline import BASE_TEXELS, DOMAIN, FACTOR, GUIDANCE, GUIDED, MaterialPipeline, stacked
 from materials.prompt import PromptEmbedding, encode_prompts
@@ -51,7 +52,7 @@ class TextureModel:
             raise ZelligeError("Expected at least one prompt, but got none.")
         if scale is not None and not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
             raise ZelligeError(f"Expected scale from {SCALE_RANGE[0]:g} to {SCALE_RANGE[1]:g}, but got {scale:g}.")
-        self.pipeline = pipeline
+        self.pipeline = inferring(pipeline)
         self.network: nn.Module = pipeline.unet
         self.scheduler: Any = pipeline.scheduler
         self.factor = FACTOR

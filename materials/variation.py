@@ -110,17 +110,21 @@ def _check_image(image: Tensor) -> None:
 
 
 def start_noise(shape: Sequence[int], seed: int, variation: Variation) -> Tensor:
-    """The noise of `seed`, or what lies `amount` of the way to the neighbour's on the sphere (Shoemake 1985)."""
+    """The noise of `seed`, or what lies `amount` of the way to the neighbour's."""
     noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
     if variation.neighbour is None or variation.amount == 0:
         return noise
     other = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(variation.neighbour))
-    cosine = float((noise * other).sum() / (noise.norm() * other.norm()))
+    return between(noise, other, variation.amount)
+
+
+def between(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """What lies `share` of the way from `first` to `second` on the arc between them (Shoemake 1985)."""
+    cosine = float((first * second).sum() / (first.norm() * second.norm()))
     angle = math.acos(max(-1.0, min(1.0, cosine)))
-    if math.sin(angle) < 1e-6:  # the same noise
-        return noise
-    share = variation.amount
-    return (math.sin((1 - share) * angle) * noise + math.sin(share * angle) * other) / math.sin(angle)
+    if math.sin(angle) < 1e-6:  # the same direction
+        return first
+    return (math.sin((1 - share) * angle) * first + math.sin(share * angle) * second) / math.sin(angle)
 
 
 @torch.no_grad()
