@@ -27,7 +27,7 @@ guard_torchvision()
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: E402 - the guard must come first
 from transformers import (  # noqa: E402 - as above
     CLIPTextModelWithProjection,
-    CLIPTokenizerFast,
+    CLIPTokenizer,
     CLIPVisionModelWithProjection,
 )
 
@@ -95,7 +95,7 @@ def load_stable_materials(
     picture = _picture_format(source, _config(source, folder / "processor" / "preprocessor_config.json"))
     _config(source, folder / "tokenizer" / "tokenizer_config.json")
     with quiet_loading():
-        tokenizer = CLIPTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
     for found, wanted, what in (
         ((vae.config["in_channels"], vae.config["out_channels"]), (CHANNELS, CHANNELS), "channels of its vae"),
         (2 ** (len(vae.config["block_out_channels"]) - 1), 8, "pixels along a latent cell of its vae"),

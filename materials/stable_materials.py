@@ -118,6 +118,7 @@ class StableMaterials(MaterialPipeline):
     ) -> None:
         super().__init__(vae, networks[networks.of(None)], text_encoder, tokenizer, scheduler)
         self.register_modules(vision_encoder=vision_encoder)
+        self._levels: Mapping[str, Any] = dict(scheduler.config)
         self.networks = networks
         self.picture = picture
         self.trained_side = FACTOR * int(self.unet.config["sample_size"])
@@ -126,7 +127,7 @@ class StableMaterials(MaterialPipeline):
         distilled = self.networks.of(steps) == "unet_lcm"
         if steps is None:
             steps = LCM_STEPS if distilled else STEPS
-        config = self.scheduler.config
+        config = self._levels
         most = MOST_LCM_STEPS if distilled else config["num_train_timesteps"] - config["steps_offset"]
         if steps > most:
             raise ZelligeError(f"Expected at most {most} steps, but got {steps}.")
@@ -181,7 +182,7 @@ class StableMaterials(MaterialPipeline):
 
             return torch.cat([one(i) for i in range(n)])
         distilled = name == "unet_lcm"
-        scheduler: Any = scheduler_of(LCMScheduler if distilled else DDIMScheduler, self.scheduler.config)
+        scheduler: Any = scheduler_of(LCMScheduler if distilled else DDIMScheduler, self._levels)
         scheduler.set_timesteps(steps, device=device)
         shape = (int(unet.config["in_channels"]), canvas[1] // FACTOR, canvas[0] // FACTOR)
         x = torch.stack([start_noise(shape, seed, variation) for seed in seeds]).to(device)

@@ -112,7 +112,7 @@ CODE = 'open("code-was-run", "w").close()\nraise RuntimeError("code of the check
 
 def checkpoint(folder: Path) -> Path:
     """Write one with random weights, about half a megabyte; returns the folder."""
-    blocks = {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "layers_per_block": 1}
+    blocks: dict[str, Any] = {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "layers_per_block": 1}
     unet = UNET | blocks | {"attention_head_dim": 2, "cross_attention_dim": WIDTH, "sample_size": TRAINED // 8}
     torch.manual_seed(0)
     _diffusers(folder / "unet", UNet2DConditionModel, unet)
@@ -120,10 +120,11 @@ def checkpoint(folder: Path) -> Path:
     _diffusers(folder / "vae", AutoencoderKL, VAE | blocks | {"sample_size": TRAINED})
     words = len(tokenizer(folder / "tokenizer"))
     _write(folder / "tokenizer" / "tokenizer_config.json", WORDS)
-    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "projection_dim": WIDTH}
-    text = TEXT | small | {"hidden_size": 24, "vocab_size": words}
+    small: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    small["projection_dim"] = WIDTH
+    text: dict[str, Any] = TEXT | small | {"hidden_size": 24, "vocab_size": words}
     _transformers(folder / "text_encoder", CLIPTextModelWithProjection(CLIPTextConfig(**text)), text)
-    vision = VISION | small | {"hidden_size": 32, "image_size": SIDE}
+    vision: dict[str, Any] = VISION | small | {"hidden_size": 32, "image_size": SIDE}
     _transformers(folder / "vision_encoder", CLIPVisionModelWithProjection(CLIPVisionConfig(**vision)), vision)
     size = {"crop_size": {"height": SIDE, "width": SIDE}, "size": {"shortest_edge": SIDE}}
     _write(folder / "processor" / "preprocessor_config.json", PROCESSOR | size)

@@ -27,6 +27,7 @@ from materials.stable_materials import PictureFormat, StableMaterials
 from materials.texture_model import TextureModel
 from materials.variation import Variation
 from tests import tiny_stable
+from textile_metric.seam import seam_ratio
 from textile_metric.torchvision_guard import guard_torchvision
 from ui.cli import main
 
@@ -77,9 +78,10 @@ def write(file: Path, **values: Any) -> None:
 def test_the_published_configs_are_the_published_networks() -> None:
     """Tensors that the published configs call for; Stable Diffusion 1.5's U-Net has 859,520,964 with 4 channels."""
     with torch.device("meta"):
-        nets = [UNet2DConditionModel.from_config(tiny_stable.UNET | more) for more in ({}, {"time_cond_proj_dim": 256})]
-        vae: Any = AutoencoderKL.from_config(tiny_stable.VAE)
-    counts = [sum(p.numel() for p in net.parameters()) for net in (*nets, vae)]
+        distilled = tiny_stable.UNET | {"time_cond_proj_dim": 256}
+        nets: list[Any] = [UNet2DConditionModel.from_config(each) for each in (tiny_stable.UNET, distilled)]
+        nets.append(AutoencoderKL.from_config(tiny_stable.VAE))
+    counts = [sum(p.numel() for p in net.parameters()) for net in nets]
     wider = 14 * (320 * 9) + 14 * (320 * 9 + 1)
     assert counts[0] == 859_520_964 + wider
     assert counts[1] == counts[0] + 256 * 320
@@ -316,21 +318,17 @@ def test_a_roll_of_the_latents_rolls_the_maps_on_the_seamless_axes(pipe: StableM
 
 @BOTH
 def test_a_material_tiles(pipe: StableMaterials, steps: int) -> None:
-    """The step across the border against the largest of 127 others, on both axes; without wrapping it stands out."""
+    """On both axes and in every map; random weights draw a border of their own where nothing wraps."""
 
-    def steepest(made: Material) -> tuple[float, float]:
-        """The border's step over the largest other, on the worse axis, where no cut was chosen."""
-        x = stack(made)[[0, 1, 2, 7, 8]]
-        ratios = []
-        for dim in (-1, -2):
-            step = (x - x.roll(1, dim)).abs().mean((0, -3 - dim))
-            ratios.append(float(step[0] / step[1:].max()))
-        return max(ratios), min(ratios)
+    def worst(axes: Any) -> float:
+        made = pipe("red brick", size=(128, 128), steps=steps, seed=1, seamless=axes)
+        assert made.seamless == axes
+        x = stack(made)
+        # three channels to a picture
+        pictures = torch.stack([x[:3], x[3:6] * 0.5 + 0.5, x[6:]])
+        return float(seam_ratio(pictures).max())
 
-    tiled = pipe("red brick", size=(128, 128), steps=steps, seed=1)
-    plain = pipe("red brick", size=(128, 128), steps=steps, seed=1, seamless="none")
-    assert (tiled.seamless, plain.seamless) == ("xy", "none")
-    assert steepest(tiled)[0] <= 1.0 < steepest(plain)[1]
+    assert worst("xy") <= 1.1 and worst("none") >= 1.3
 
 
 @pytest.mark.parametrize("size", [(333, 217), (1, 64), (96, 300), (31, 257)])
@@ -340,25 +338,23 @@ def test_sizes_are_exact(pipe: StableMaterials, size: tuple[int, int]) -> None:
     assert made.size_m[0] / made.size_m[1] == pytest.approx(size[0] / size[1])
 
 
-def test_normals_are_the_height_s_and_locked_maps_are_kept(pipe: StableMaterials) -> None:
-    """Channels in their order: a decoder that says +X, +Y up, and what is flat says so."""
-    maps = torch.zeros(1, 9, 64, 64)
-    rows = torch.arange(64)[:, None] * (2 * torch.pi / 64)
-    # height cos(row): it falls with growing rows after row 0, so that the surface faces down, -Y, there
-    maps[:, 5] = rows.cos() * 0.5
-    maps[:, 4] = -0.5 * rows.sin() / (1 + (0.5 * rows.sin()) ** 2).sqrt()
-    maps[:, :3], maps[:, 6], maps[:, 7] = 0.4, -0.6, 0.8
-
-    class Drawn(nn.Module):
-        def forward(self, z: Tensor) -> Tensor:
-            return maps
-
-    from materials.consistent import consistent
-
-    made = consistent(maps[0, :8], (1.0, 1.0), "xy", {}, 0, 0.0, placed=True)
-    assert made.normal[1, 8].max() < -0.2 < 0.2 < made.normal[1, 56].min()
-    assert made.height[0, 0].mean() > 0.9 and made.height[0, 32].mean() < 0.1
+def test_channels_are_in_the_published_order(model: Path) -> None:
+    """A decoder that says one value per channel; the ninth is nobody's."""
+    state = load_file(model / VAE)
+    state["decoder.conv_out.weight"].zero_()
+    state["decoder.conv_out.bias"].copy_(torch.tensor([-0.8, -0.4, 0.2, 0.3, 0.2, 0.0, -0.6, 0.8, 7.0]))
+    save_file(state, model / VAE, {"format": "pt"})
+    loaded = MaterialPipeline.from_pretrained(model, device="cpu")
+    made = loaded("a", size=(24, 16), steps=1)
+    torch.testing.assert_close(made.basecolor.mean((1, 2)), torch.tensor([0.1, 0.3, 0.6]))
     assert made.roughness.mean() == pytest.approx(0.2) and made.metallic.mean() == pytest.approx(0.9)
+    drawn = Material.from_network(loaded.decode(torch.zeros(1, 18, 4, 4))[0], depth_m=0.0, size_m=(1.0, 1.0))
+    # OpenGL as in MatSynth, which it learnt from: +Y is up the image
+    torch.testing.assert_close(drawn.normal[:2, 5, 5], torch.tensor([0.3, 0.2]))
+    assert drawn.height.mean() == pytest.approx(0.5)
+
+
+def test_locked_maps_are_kept(pipe: StableMaterials) -> None:
     kept = pipe("sand", size=(40, 24), steps=1, lock={"roughness": 0.8})
     assert torch.equal(kept.roughness, torch.full((1, 24, 40), 0.8))
 
@@ -442,6 +438,6 @@ def test_the_command_makes_a_folder(folder: Path, tmp_path: Path, capsys: pytest
     assert main(["material", "red brick", "--out", str(tmp_path / "b"), "--scale", "1", *common]) == 2
     assert main(["maps", str(picture), "--out", str(tmp_path / "c"), "--model", str(folder), "-q"]) == 2
     assert main(["image", "brick", "--out", str(tmp_path / "d"), *common]) == 2
-    errors = capsys.readouterr().err
-    assert errors.count("Expected") == 3 and "Traceback" not in errors
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3 and all(line.startswith("zellige: expected ") for line in errors)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "picture.png"]
