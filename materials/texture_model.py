@@ -18,7 +18,7 @@ from asd.sizes import Size, torus_size
 from asd.tiles import Place
 from materials.conditioning import SCALE_RANGE, condition_vector
 from materials.estimate import inferring
-from materials.material import MISSING
+from materials.material import basecolor_alone
 from materials.pipeline import BASE_TEXELS, DOMAIN, FACTOR, GUIDANCE, GUIDED, MaterialPipeline, stacked
 from materials.prompt import PromptEmbedding, encode_prompts
 
@@ -108,11 +108,11 @@ class TextureModel:
 
     def encode(self, images: Tensor, seamless: SeamlessAxes) -> Tensor:
         vae = self.pipeline.vae
-        images = self._unknown(images).to(self.device, vae.dtype)
+        images = basecolor_alone(images).to(self.device, vae.dtype)
         return self._scaled(self._tiled(seamless).encode(images, return_dict=False)[0])
 
     def encode_from(self, source: Enlarged, seamless: SeamlessAxes) -> Tensor:
-        source.prepare = lambda x: self._unknown(x).to(self.pipeline.vae.dtype)
+        source.prepare = lambda x: basecolor_alone(x).to(self.pipeline.vae.dtype)
         return self._scaled(self._tiled(seamless).encode_canvas(source))
 
     def decode(self, latents: Tensor, seamless: SeamlessAxes) -> Tensor:
@@ -125,10 +125,6 @@ class TextureModel:
 
     def _tiled(self, seamless: SeamlessAxes) -> ExactTiledVAE:
         return ExactTiledVAE(self.pipeline.vae, self._vae_tile, seamless)
-
-    def _unknown(self, images: Tensor) -> Tensor:
-        channels = int(self.pipeline.vae.config["in_channels"]) - images.shape[1]
-        return torch.cat([images, images.new_full((len(images), channels, *images.shape[-2:]), MISSING)], 1)
 
     def _scaled(self, raw: Tensor) -> Tensor:
         config = self.pipeline.vae.config

@@ -15,7 +15,7 @@ from asd.resample import resample
 from asd.seamless import SeamlessAxes, parse_axes
 from materials.errors import SizeError, ZelligeError
 from materials.maps import normal_from_height
-from materials.material import MISSING, Material
+from materials.material import Material, basecolor_alone
 
 if TYPE_CHECKING:
     from materials.pipeline import MaterialPipeline
@@ -133,12 +133,9 @@ def known_latents(vae: Any, variation: Variation, canvas: tuple[int, int], axes:
     image = variation.image
     if image is None:
         return None
-    if isinstance(image, Material):
-        maps = image.to_network()
-    else:
-        maps = torch.cat([image * 2 - 1, image.new_full((5, *image.shape[1:]), MISSING)])
+    maps = image.to_network()[None] if isinstance(image, Material) else basecolor_alone(image[None] * 2 - 1)
     wrap_x, wrap_y = parse_axes(axes)
-    maps = resample(maps[None], (canvas[1], canvas[0]), wrap_x=wrap_x, wrap_y=wrap_y)
+    maps = resample(maps, (canvas[1], canvas[0]), wrap_x=wrap_x, wrap_y=wrap_y)
     raw = vae.encoder(maps.to(vae.device, vae.dtype)).float()
     return (raw[0] - vae.config["shift_factor"]) * vae.config["scaling_factor"]
 
