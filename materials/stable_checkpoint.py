@@ -37,7 +37,7 @@ INDEX = {
     "processor": ("transformers", "CLIPProcessor"),
     "scheduler": ("diffusers", "DDIMScheduler"),
     "text_encoder": ("transformers", "CLIPTextModelWithProjection"),
-    "tokenizer": ("transformers", "CLIPTokenizerFast"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
     "unet": ("diffusers", "UNet2DConditionModel"),
     "vae": ("diffusers", "AutoencoderKL"),
     "vision_encoder": ("transformers", "CLIPVisionModelWithProjection"),
@@ -106,8 +106,11 @@ def load_stable_materials(
         if found != wanted:
             raise source.fault(f"{what} are {found}, not {wanted}")
 
+    # of a hub id the very commit, also where the second U-Net is fetched days later
+    same = source if Path(source.name).is_dir() else source._replace(revision=folder.name)
+
     def network(name: str) -> UNet2DConditionModel:
-        unet = _load(source, source.folder(name), name, UNet2DConditionModel)
+        unet = _load(source, same.folder(name), name, UNet2DConditionModel)
         token = text.config.projection_dim
         for key, wanted in (
             ("in_channels", vae.config["latent_channels"]),
@@ -160,7 +163,8 @@ def _config(source: Source, path: Path) -> dict[str, Any]:
 def _check_index(source: Source, index: Mapping[str, Any]) -> None:
     for part, wanted in INDEX.items():
         found = index.get(part)
-        if not isinstance(found, list) or tuple(found) != wanted:
+        # the published index names CLIPTokenizerFast; newer versions of transformers have one class for both
+        if not isinstance(found, list) or tuple(str(each).removesuffix("Fast") for each in found) != wanted:
             raise source.fault(f"its model_index.json gives {part} as {json.dumps(found)}, not {wanted[1]}")
     for part, found in index.items():
         if not part.startswith("_") and part not in INDEX:
