@@ -99,12 +99,12 @@ def load_stable_materials(
     for found, wanted, what in (
         ((vae.config["in_channels"], vae.config["out_channels"]), (CHANNELS, CHANNELS), "channels of its vae"),
         (2 ** (len(vae.config["block_out_channels"]) - 1), 8, "pixels along a latent cell of its vae"),
-        (vision.config.projection_dim, text.config.projection_dim, "projection_dim of its vision_encoder"),
-        (vision.config.image_size, picture.side, "image_size of its vision_encoder"),
-        (len(tokenizer), text.config.vocab_size, "word pieces of its tokenizer"),
+        (vision.config.projection_dim, text.config.projection_dim, "as projection_dim of its vision_encoder"),
+        (vision.config.image_size, picture.side, "as image_size of its vision_encoder"),
+        (len(tokenizer), text.config.vocab_size, "word pieces in its tokenizer"),
     ):
         if found != wanted:
-            raise source.fault(f"{what} are {found}, not {wanted}")
+            raise source.fault(f"it has {found}, not {wanted}, {what}")
 
     # of a hub id the very commit, also where the second U-Net is fetched days later
     same = source if Path(source.name).is_dir() else source._replace(revision=folder.name)
