@@ -56,19 +56,26 @@ def layout(path_or_id: str | Path, options: Mapping[str, Any] | None = None) -> 
     """The pipeline class that a folder or hub id names; `options` are diffusers' of finding it (revision, token, ...).
 
     Raises:
-        CheckpointError: neither a diffusers folder nor a hub id.
+        CheckpointError: neither a diffusers folder nor a hub id that can be read.
     """
     folder = Path(path_or_id)
     if folder.is_dir():
         index = folder / "model_index.json"
         if not index.is_file():
             raise CheckpointError(f"Expected a diffusers folder with model_index.json, but got {folder}.")
-        return str(json.loads(index.read_text(encoding="utf-8")).get("_class_name"))
+        return _named(index)
     if folder.is_absolute() or "/" not in str(path_or_id):
         raise CheckpointError(f"Expected a diffusers folder or a hub id, but got {str(path_or_id)!r}.")
-    from diffusers import DiffusionPipeline
+    from huggingface_hub import hf_hub_download
 
     given = options or {}
     known = {key: given[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in given}
-    config: Any = DiffusionPipeline.load_config(str(path_or_id), **known)
-    return str(config.get("_class_name"))
+    try:
+        return _named(Path(hf_hub_download(str(path_or_id), "model_index.json", **known)))
+    except Exception as error:  # the hub's client raises all kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"Expected the model {str(path_or_id)!r}, but it cannot be read: {reason}") from error
+
+
+def _named(index: Path) -> str:
+    return str(json.loads(index.read_text(encoding="utf-8")).get("_class_name"))

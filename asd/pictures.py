@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from textile_metric.images import ImageError, opened
+
 from .errors import ZelligeError
 
 if TYPE_CHECKING:
@@ -64,17 +66,15 @@ def read_picture(path: str | Path) -> Image:
     """An image file as RGB, turned as its EXIF says.
 
     Raises:
-        ZelligeError: no such file, or no image.
+        ZelligeError: no such file, no image, or more pixels than Pillow takes (some 2^27).
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     try:
-        with Image.open(path) as image:
+        with opened(path, "image") as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise ZelligeError(f"Expected an image of at most 2^27 pixels, but got {path}: {error}.") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ZelligeError(f"Expected an image, but {path} cannot be read ({error}).") from error
+    except ImageError as error:
+        raise ZelligeError(str(error)) from error
 
 
 def from_tensor(images: Tensor, output_type: str) -> Any:

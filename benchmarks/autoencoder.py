@@ -151,12 +151,12 @@ def real_figures(pipeline: MaterialPipeline, packs: Path, count: int | None) -> 
     import torch
     from tqdm import tqdm
 
-    from materials.material import MISSING
+    from materials.material import basecolor_alone
 
     found: dict[str, list[dict[str, Any]]] = {"all known maps": [], "basecolor alone": []}
     for texture in tqdm(textures(packs, count), unit="image"):
         real = texture.maps[:3] * 0.5 + 0.5
-        bare = torch.cat([texture.maps[:3], torch.full_like(texture.maps[3:], MISSING)])
+        bare = basecolor_alone(texture.maps[None, :3])[0]
         both = reconstruct(pipeline, torch.stack([texture.maps, bare]), texture.axes)
         for given, maps in zip(found, both, strict=True):
             fake = maps[:3] * 0.5 + 0.5

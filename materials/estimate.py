@@ -13,9 +13,9 @@ from torch import Tensor
 from asd.exact_vae import ExactTiledVAE
 from asd.resample import resample
 from asd.seamless import SeamlessAxes, parse_axes
-from materials.errors import SizeError
+from materials.errors import CheckpointError, SizeError
 from materials.maps import fit_depth, reconcile
-from materials.material import MISSING, NETWORK_CHANNELS, Material, normal_from_xy
+from materials.material import NETWORK_CHANNELS, Material, basecolor_alone, normal_from_xy
 from materials.photo import read_photo
 from materials.relief import relief
 from materials.tile_photo import tile_photo, tile_score, tiling_axes
@@ -129,7 +129,7 @@ def _pass(image: Tensor, vae: AutoencoderTiny, factor: float, wraps: tuple[bool,
     x = resample(image, (rows, columns), wrap_x=wrap_x, wrap_y=wrap_y) * 2 - 1
     for dim, wrap in ((-2, wrap_y), (-1, wrap_x)):
         x = x if wrap else _mirrored(x, dim)
-    given = torch.cat([x, x.new_full((1, 5, *x.shape[-2:]), MISSING)], 1).to(vae.device, vae.dtype)
+    given = basecolor_alone(x).to(vae.device, vae.dtype)
     axes: Any = ("x" if wrap_x else "") + ("y" if wrap_y else "") or "none"
     tiled = ExactTiledVAE(vae, TILE, axes)
     made = tiled.decode(tiled.encode(given).latents).sample.float().cpu()
@@ -150,7 +150,17 @@ def _autoencoder(model: MaterialPipeline | str | Path | None, device: str) -> Au
         from materials.pipeline import MaterialPipeline
 
         model = MaterialPipeline.from_pretrained(model, device=device)
-    return model.vae
+    return inferring(model).vae
+
+
+def inferring(model: MaterialPipeline) -> MaterialPipeline:
+    """The model itself. Raises CheckpointError for one that does nothing but make materials."""
+    if not model.infers_maps:
+        raise CheckpointError(
+            "Expected a material model in the layout of the package's own, but got one that makes materials alone, "
+            "no maps of photos and no pictures."
+        )
+    return model
 
 
 def _material(image: Tensor, x: Tensor, axes: SeamlessAxes) -> Material:

@@ -127,6 +127,12 @@ class Material:
         )
 
 
+def basecolor_alone(basecolor: Tensor) -> Tensor:
+    """(N, 8, H, W) for the encoder of a basecolor (N, 3, H, W) in [-1, 1], all other maps MISSING."""
+    missing = basecolor.new_full((len(basecolor), NETWORK_CHANNELS - 3, *basecolor.shape[-2:]), MISSING)
+    return torch.cat([basecolor, missing], 1)
+
+
 def normal_from_xy(xy: Tensor) -> Tensor:
     """(N, 3, H, W) unit normals from their X and Y (N, 2, H, W).
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
 from materials.errors import ZelligeError
-from textile_metric.images import MAX_PIXELS, ImageLike, as_images, from_pil
+from textile_metric.images import ImageError, ImageLike, as_images, from_pil, opened, still
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,17 +31,15 @@ def read_photo(photo: ImageLike) -> Tensor:
             picture is taken; what is transparent lies on mid-grey.
 
     Raises:
-        ZelligeError: no readable still image, more than `MAX_PIXELS` pixels, several images, another shape or range.
+        ZelligeError: no readable still image, more than 2^28 pixels, several images, another shape or range.
     """
-    if isinstance(photo, str | PathLike):
-        with _opened(Path(photo)) as image:
-            return _from_pil(image)
-    if hasattr(photo, "getbands"):
-        return _from_pil(cast("Image", photo))
-    try:
+    with _own_errors():
+        if isinstance(photo, str | PathLike):
+            with opened(photo, "photo") as image:
+                return _from_pil(image)
+        if hasattr(photo, "getbands"):
+            return _from_pil(cast("Image", photo))
         found = as_images(photo)
-    except ValueError as error:
-        raise ZelligeError(str(error)) from error
     if len(found) != 1:
         raise ZelligeError(f"Expected one photo, but got {len(found)}.")
     return found[0].detach().cpu().contiguous()
@@ -51,52 +47,27 @@ def read_photo(photo: ImageLike) -> Tensor:
 
 def photo_size(path: str | PathLike[str]) -> tuple[int, int]:
     """(width, height) of what `read_photo` returns, from the file's header alone. Raises ZelligeError as it does."""
-    with _opened(Path(path)) as image:
-        width, height = _checked(image).size
+    with _own_errors(), opened(path, "photo") as image:
+        width, height = still(image, phone=True).size
         return (height, width) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else (width, height)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
-    from PIL import Image
-
+def _own_errors() -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            # the limit is MAX_PIXELS, and damaged EXIF data is no reason to refuse a picture
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                yield image
-    except ZelligeError as error:
-        raise ZelligeError(f"{str(error).rstrip('.')} ({path}).") from error
-    except FileNotFoundError as error:
-        raise ZelligeError(f"Expected a photo, but there is no file {path}.") from error
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise ZelligeError(f"Expected a readable photo, but got {path} ({reason}).") from error
-
-
-def _checked(image: Image) -> Image:
-    """The image, unless it holds several frames or too many pixels."""
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
-        raise ZelligeError(f"Expected a still image, but got {frames} frames.")
-    width, height = image.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ZelligeError(f"Expected a photo of 1 to {MAX_PIXELS} pixels, but got {width}x{height}.")
-    return image
+        yield
+    except ImageError as error:
+        raise ZelligeError(str(error)) from error
 
 
 def _from_pil(image: Image) -> Tensor:
     from PIL import ImageOps
 
     profile = image.info.get("icc_profile")
-    upright = ImageOps.exif_transpose(_checked(image))
+    upright = ImageOps.exif_transpose(still(image, phone=True))
     # a copy is a plain image: the other pictures of a multi-picture file are left behind
     plain = _to_srgb(upright.copy(), profile) if profile else upright.copy()
-    try:
-        return from_pil(plain)[0]
-    except ValueError as error:
-        raise ZelligeError(str(error)) from error
+    return from_pil(plain)[0]
 
 
 def _to_srgb(image: Image, profile: bytes) -> Image:

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from asd.errors import CheckpointError, ZelligeError
+from asd.loading import layout
 from asd.resample import resample
 from asd.seamless import Seamless, SeamlessAxes, parse_axes
 from asd.sizes import torus_size
 from materials.conditioning import SCALE_RANGE, condition_vector
-from materials.cut import calm_cut
+from materials.consistent import checked_locks, consistent
 from materials.defaults import GUIDANCE, STEPS
 from materials.grain import STRENGTH as GRAIN
-from materials.grain import add_detail
-from materials.maps import fit_depth, height_from_normal, normal_from_height, reconcile
-from materials.material import CHANNELS, MAPS, Material, normal_from_xy
+from materials.material import Material
 from materials.prompt import PromptEmbedding, encode_prompts
 from materials.quiet import quiet_loading
 from materials.variation import (
@@ -52,8 +51,10 @@ BASE_METRES = 2.0
 """Physical size assumed for those texels; the training images carry none."""
 FACTOR = 8
 """Pixels along a latent cell."""
-FULL_DEPTH_M = 0.5
-"""Deepest relief that a material of BASE_METRES is given."""
+LEAST_SIDE = 96
+"""Pixels along the short side of a canvas, or the next multiple of what a roll commutes with."""
+STABLE_MATERIALS = ("['pipeline', 'StableMaterialsPipeline']", "StableMaterialsPipeline")
+"""What a checkpoint of `materials.stable_materials` calls its layout; the first names the code that it carries."""
 DOMAIN = 1.0
 """Which source the prompt is drawn from: 1 photographs, -1 procedural materials, 0 either."""
 
@@ -80,7 +81,8 @@ class MaterialPipeline(DiffusionPipeline):
     """Materials from text, any pixel size, seamless per axis; a diffusers pipeline over a standard diffusers folder.
 
     `MaterialPipeline.from_pretrained()` loads the shipped weights; a folder or a hub id in the same layout
-    (`vae/ unet/ text_encoder/ tokenizer/ scheduler/ model_index.json`, safetensors) loads too.
+    (`vae/ unet/ text_encoder/ tokenizer/ scheduler/ model_index.json`, safetensors) loads too, and so does one in
+    that of gvecchio/StableMaterials (`materials.stable_materials`).
     """
 
     vae: AutoencoderTiny
@@ -88,6 +90,10 @@ class MaterialPipeline(DiffusionPipeline):
     text_encoder: BertModel
     tokenizer: PreTrainedTokenizerBase
     scheduler: SchedulerMixin
+    trained_side = BASE_TEXELS
+    """Pixels along a side: a smaller material is made with as many as a square of it, and resampled."""
+    infers_maps = True
+    """Whether the autoencoder guesses maps that it is not given."""
 
     def __init__(
         self,
@@ -134,6 +140,11 @@ class MaterialPipeline(DiffusionPipeline):
         if revision is not None:
             options["revision"] = revision
         try:
+            if layout(source, options) in STABLE_MATERIALS:
+                from materials.stable_checkpoint import load_stable_materials
+
+                loaded: Any = load_stable_materials(source, chosen, dtype, revision)
+                return loaded
             # What a hub id downloads is worth a bar; a folder loads in a second.
             with quiet_loading() if folder.is_dir() else nullcontext():
                 # Loaded here, without the pooling layer that the checkpoint doesn't have.
@@ -142,6 +153,8 @@ class MaterialPipeline(DiffusionPipeline):
                     str(source), subfolder="text_encoder", add_pooling_layer=False, output_loading_info=True, **options
                 )
                 pipeline = super().from_pretrained(str(source), text_encoder=text_encoder, **options)
+        except CheckpointError:
+            raise
         # diffusers, transformers, safetensors and the hub raise all kinds for a damaged folder.
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -214,38 +227,63 @@ class MaterialPipeline(DiffusionPipeline):
             raise ZelligeError(f"Expected seeds of at most 64 bits, but got {seed}.")
         if not all(p.strip() for p in prompts):
             raise ZelligeError("Expected a prompt, but got an empty one.")
-        steps = STEPS if steps is None else steps
+        steps, guidance, grain = self.settled(steps, guidance, grain)
         if steps < 1:
             raise ZelligeError(f"Expected steps of at least 1, but got {steps}.")
-        guidance = GUIDANCE if guidance is None else guidance
         if not math.isfinite(guidance):
             raise ZelligeError(f"Expected guidance as a finite number, but got {guidance}.")
         wrap_x, wrap_y = parse_axes(seamless)
-        canvas = torus_size(size, multiple=FACTOR * self.stride, least_area=BASE_TEXELS**2, least_side=96)
-        locks = _checked_locks(lock or {}, size)
-        variation = variation_of(image, strength, mask, neighbour, amount, size, seamless)
-        if scale is None:
-            scale = math.log2(min(canvas) / BASE_TEXELS)
-        elif not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
-            raise ZelligeError(f"Expected scale from {SCALE_RANGE[0]:g} to {SCALE_RANGE[1]:g}, but got {scale:g}.")
-        scale = min(SCALE_RANGE[1], max(SCALE_RANGE[0], scale))
+        multiple = FACTOR * self.stride
+        least_side = multiple * math.ceil(LEAST_SIDE / multiple)
+        canvas = torus_size(size, multiple=multiple, least_area=self.trained_side**2, least_side=least_side)
+        locks = checked_locks(lock or {}, size)
+        variation = self.variation(image, strength, mask, neighbour, amount, size, seamless)
+        scale = self.pattern_scale(scale, canvas)
         with Seamless([self.unet, self.vae], seamless):
             z = self.denoise(prompts, seeds, canvas, seamless, steps, guidance, scale, callback, variation)
-            maps = torch.cat([self.decode(latent[None]) for latent in z])
+            maps = torch.cat([self.decode(latent[None], seamless) for latent in z])
         maps = resample(maps, (size[1], size[0]), wrap_x=wrap_x, wrap_y=wrap_y).clamp(-1, 1)
         texel_m = BASE_METRES / (BASE_TEXELS * 2**scale) * min(canvas) / min(size)
         size_m = (size[0] * texel_m, size[1] * texel_m)
         if isinstance(image, Material):
             size_m = image.size_m
-        grain = GRAIN if grain is None else grain
         made = [
-            _consistent(m, size_m, seamless, locks, s, grain, placed=variation.placed)
+            consistent(m, size_m, seamless, locks, s, grain, placed=variation.placed)
             for m, s in zip(maps, seeds, strict=True)
         ]
         if variation.mask is not None:
             base = kept_material(variation, seamless, self)
             made = [pasted(each, base, variation.mask) for each in made]
         return made[0] if single else made
+
+    def settled(self, steps: int | None, guidance: float | None, grain: float | None) -> tuple[int, float, float]:
+        """The three, each the model's own default where it is None."""
+        return (
+            STEPS if steps is None else steps,
+            GUIDANCE if guidance is None else guidance,
+            GRAIN if grain is None else grain,
+        )
+
+    def pattern_scale(self, scale: float | None, canvas: tuple[int, int]) -> float:
+        """`scale` of a call, or what fits the canvas. Raises ZelligeError where it is out of range."""
+        if scale is None:
+            scale = math.log2(min(canvas) / BASE_TEXELS)
+        elif not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
+            raise ZelligeError(f"Expected scale from {SCALE_RANGE[0]:g} to {SCALE_RANGE[1]:g}, but got {scale:g}.")
+        return min(SCALE_RANGE[1], max(SCALE_RANGE[0], scale))
+
+    def variation(
+        self,
+        image: Material | Tensor | None,
+        strength: float | None,
+        mask: Tensor | None,
+        neighbour: int | None,
+        amount: float | None,
+        size: tuple[int, int],
+        seamless: SeamlessAxes,
+    ) -> Variation:
+        """What a call starts from; raises as `variation_of`, and where the model cannot."""
+        return variation_of(image, strength, mask, neighbour, amount, size, seamless)
 
     @property
     def stride(self) -> int:
@@ -316,8 +354,12 @@ class MaterialPipeline(DiffusionPipeline):
         return x
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Network maps (N, 8, 8 h, 8 w), float32 on the CPU, about [-1, 1], of latents (N, C, h, w)."""
+    def decode(self, z: Tensor, seamless: SeamlessAxes = "none") -> Tensor:
+        """Network maps (N, 8, 8 h, 8 w), float32 on the CPU, about [-1, 1], of latents (N, C, h, w).
+
+        Call it inside `Seamless`; the axes are for a model that runs its autoencoder in tiles.
+        """
+        del seamless
         config = self.vae.config
         raw = z / config["scaling_factor"] + config["shift_factor"]
         return self.vae.decoder(raw.to(self.vae.dtype)).float().cpu()
@@ -357,72 +399,3 @@ def stacked(parts: Sequence[PromptEmbedding]) -> PromptEmbedding:
 
     tokens, mask = (torch.cat([padded(v) for v in values]) for values in list(zip(*parts, strict=True))[:2])
     return PromptEmbedding(tokens, mask, torch.cat([p.pooled for p in parts]))
-
-
-def _checked_locks(lock: Mapping[str, float | Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-    """Every lock as a (C, H, W) tensor."""
-    out: dict[str, Tensor] = {}
-    for name, value in lock.items():
-        if name not in MAPS:
-            raise ZelligeError(f"Expected a map to lock to be one of {', '.join(MAPS)}, but got {name!r}.")
-        shape = (CHANNELS[name], size[1], size[0])
-        tensor = value.float() if isinstance(value, Tensor) else torch.full(shape, float(value))
-        if tuple(tensor.shape) != shape:
-            raise ZelligeError(f"Expected a locked {name} of shape {shape}, but got {tuple(tensor.shape)}.")
-        floor = -1.0 if name == "normal" else 0.0
-        low, high = (float(v) for v in torch.aminmax(tensor))
-        if not (floor <= low and high <= 1):  # also true for NaN
-            raise ZelligeError(f"Expected a locked {name} in [{floor:g}, 1], but got {low:.4g} to {high:.4g}.")
-        if name == "normal" and float((torch.linalg.vector_norm(tensor, dim=0) - 1).abs().max()) > 1e-3:
-            raise ZelligeError("Expected a locked normal of unit vectors, but got other lengths.")
-        out[name] = tensor
-    return out
-
-
-def _consistent(
-    x: Tensor,
-    size_m: tuple[float, float],
-    seamless: SeamlessAxes,
-    locks: Mapping[str, Tensor],
-    seed: int,
-    grain: float,
-    *,
-    placed: bool = False,
-) -> Material:
-    """A material whose normal is the normal of its height, with locked maps as they were given.
-
-    The network's height has no unit; the depth that explains its normals best gives it one. Then both are merged: wide
-    shapes from the height, fine ones from the normals.
-    """
-    normal, height = normal_from_xy(x[None, 3:5]), x[None, 5:6] * 0.5 + 0.5
-    if "height" in locks:
-        height = locks["height"][None]
-    if "normal" in locks:
-        normal = locks["normal"][None]
-        height, depth = height_from_normal(normal, size_m=size_m, seamless=seamless)
-    else:
-        depth = fit_depth(normal, height, size_m=size_m, seamless=seamless).clamp(1e-4 * min(size_m), FULL_DEPTH_M)
-        if "height" not in locks:
-            merged = reconcile(normal, height, depth_m=depth, size_m=size_m, seamless=seamless)
-            height, depth = merged.height, merged.depth_m
-        normal = normal_from_height(height, depth_m=depth, size_m=size_m, seamless=seamless)
-    unit = x * 0.5 + 0.5
-    wrap_x, wrap_y = parse_axes(seamless)
-    maps = {
-        "basecolor": add_detail(unit[:3], seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain),
-        "normal": normal[0],
-        "height": height[0],
-        "roughness": unit[6:7],
-        "metallic": unit[7:8],
-    }
-    maps.update({k: v for k, v in locks.items() if k not in ("normal", "height")})
-    if not placed and all(bool((v == v[:, :1, :1]).all()) for v in locks.values()):
-        # Where a torus is cut open is free, unless pixels have their places.
-        cut = calm_cut(maps.values(), wrap_x=wrap_x, wrap_y=wrap_y)
-        maps = {k: v.roll(cut, (-2, -1)) for k, v in maps.items()}
-    return Material(
-        **{k: v.contiguous() for k, v in maps.items()},
-        depth_m=float(depth.reshape(-1)[0]),
-        size_m=size_m,
-        seamless=seamless,
-    )

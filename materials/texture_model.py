@@ -17,7 +17,8 @@ from asd.seamless import SeamlessAxes, parse_axes
 from asd.sizes import Size, torus_size
 from asd.tiles import Place
 from materials.conditioning import SCALE_RANGE, condition_vector
-from materials.material import MISSING
+from materials.estimate import inferring
+from materials.material import basecolor_alone
 from materials.pipeline import BASE_TEXELS, DOMAIN, FACTOR, GUIDANCE, GUIDED, MaterialPipeline, stacked
 from materials.prompt import PromptEmbedding, encode_prompts
 
@@ -51,7 +52,7 @@ class TextureModel:
             raise ZelligeError("Expected at least one prompt, but got none.")
         if scale is not None and not SCALE_RANGE[0] <= scale <= SCALE_RANGE[1]:
             raise ZelligeError(f"Expected scale from {SCALE_RANGE[0]:g} to {SCALE_RANGE[1]:g}, but got {scale:g}.")
-        self.pipeline = pipeline
+        self.pipeline = inferring(pipeline)
         self.network: nn.Module = pipeline.unet
         self.scheduler: Any = pipeline.scheduler
         self.factor = FACTOR
@@ -107,11 +108,11 @@ class TextureModel:
 
     def encode(self, images: Tensor, seamless: SeamlessAxes) -> Tensor:
         vae = self.pipeline.vae
-        images = self._unknown(images).to(self.device, vae.dtype)
+        images = basecolor_alone(images).to(self.device, vae.dtype)
         return self._scaled(self._tiled(seamless).encode(images, return_dict=False)[0])
 
     def encode_from(self, source: Enlarged, seamless: SeamlessAxes) -> Tensor:
-        source.prepare = lambda x: self._unknown(x).to(self.pipeline.vae.dtype)
+        source.prepare = lambda x: basecolor_alone(x).to(self.pipeline.vae.dtype)
         return self._scaled(self._tiled(seamless).encode_canvas(source))
 
     def decode(self, latents: Tensor, seamless: SeamlessAxes) -> Tensor:
@@ -124,10 +125,6 @@ class TextureModel:
 
     def _tiled(self, seamless: SeamlessAxes) -> ExactTiledVAE:
         return ExactTiledVAE(self.pipeline.vae, self._vae_tile, seamless)
-
-    def _unknown(self, images: Tensor) -> Tensor:
-        channels = int(self.pipeline.vae.config["in_channels"]) - images.shape[1]
-        return torch.cat([images, images.new_full((len(images), channels, *images.shape[-2:]), MISSING)], 1)
 
     def _scaled(self, raw: Tensor) -> Tensor:
         config = self.pipeline.vae.config

@@ -15,7 +15,7 @@ from asd.resample import resample
 from asd.seamless import SeamlessAxes, parse_axes
 from materials.errors import SizeError, ZelligeError
 from materials.maps import normal_from_height
-from materials.material import MISSING, Material
+from materials.material import Material, basecolor_alone
 
 if TYPE_CHECKING:
     from materials.pipeline import MaterialPipeline
@@ -110,17 +110,21 @@ def _check_image(image: Tensor) -> None:
 
 
 def start_noise(shape: Sequence[int], seed: int, variation: Variation) -> Tensor:
-    """The noise of `seed`, or what lies `amount` of the way to the neighbour's on the sphere (Shoemake 1985)."""
+    """The noise of `seed`, or what lies `amount` of the way to the neighbour's."""
     noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
     if variation.neighbour is None or variation.amount == 0:
         return noise
     other = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(variation.neighbour))
-    cosine = float((noise * other).sum() / (noise.norm() * other.norm()))
+    return between(noise, other, variation.amount)
+
+
+def between(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """What lies `share` of the way from `first` to `second` on the arc between them (Shoemake 1985)."""
+    cosine = float((first * second).sum() / (first.norm() * second.norm()))
     angle = math.acos(max(-1.0, min(1.0, cosine)))
-    if math.sin(angle) < 1e-6:  # the same noise
-        return noise
-    share = variation.amount
-    return (math.sin((1 - share) * angle) * noise + math.sin(share * angle) * other) / math.sin(angle)
+    if math.sin(angle) < 1e-6:  # the same direction
+        return first
+    return (math.sin((1 - share) * angle) * first + math.sin(share * angle) * second) / math.sin(angle)
 
 
 @torch.no_grad()
@@ -129,12 +133,9 @@ def known_latents(vae: Any, variation: Variation, canvas: tuple[int, int], axes:
     image = variation.image
     if image is None:
         return None
-    if isinstance(image, Material):
-        maps = image.to_network()
-    else:
-        maps = torch.cat([image * 2 - 1, image.new_full((5, *image.shape[1:]), MISSING)])
+    maps = image.to_network()[None] if isinstance(image, Material) else basecolor_alone(image[None] * 2 - 1)
     wrap_x, wrap_y = parse_axes(axes)
-    maps = resample(maps[None], (canvas[1], canvas[0]), wrap_x=wrap_x, wrap_y=wrap_y)
+    maps = resample(maps, (canvas[1], canvas[0]), wrap_x=wrap_x, wrap_y=wrap_y)
     raw = vae.encoder(maps.to(vae.device, vae.dtype)).float()
     return (raw[0] - vae.config["shift_factor"]) * vae.config["scaling_factor"]
 

@@ -225,7 +225,7 @@ def test_upscale(pipes: dict[str, AnySizePipeline]) -> None:
         ({"latents": torch.zeros(1, 4, 3, 3)}, r"latents of shape \(1, 4, 16, 16\)"),
         ({"mask_image": Image.new("L", (8, 8))}, "image to go with mask_image"),
         ({"image": Image.new("RGB", (64, 64)), "strength": 0.0}, "strength above 0"),
-        ({"image": "no/such.png"}, "cannot be read"),
+        ({"image": "no/such.png"}, "no file no/such.png"),
         ({"width": 128, "anchor": 2.0}, "anchor from 0 to 1"),
         ({"prompt_2": "b"}, "XL"),
     ],

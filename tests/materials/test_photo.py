@@ -97,7 +97,7 @@ def test_what_is_no_photo_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_huge_file_is_refused_from_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("materials.photo.MAX_PIXELS", 50)
+    monkeypatch.setattr("textile_metric.images.MAX_PIXELS", 50)
     path = saved(Image.fromarray(PIXELS), tmp_path / "a.png")
     for read in (read_photo, photo_size):
         with pytest.raises(ZelligeError, match="1 to 50 pixels, but got 9x6"):
