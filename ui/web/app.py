@@ -26,7 +26,7 @@ os.environ.update(_QUIET)
 
 import gradio as gr  # noqa: E402 - after the environment
 
-from ui.web import batch, history, material, score  # noqa: E402 - as above
+from ui.web import batch, history, image, material, photo, score, upscale  # noqa: E402 - as above
 from ui.web.page import Page  # noqa: E402 - as above
 from ui.web.preview import STATIC  # noqa: E402 - as above
 from ui.web.splash import Splash  # noqa: E402 - as above
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-TABS = (material, score, batch, history)
+TABS = (material, image, upscale, photo, score, batch, history)
 """One module per tab, in order: `TITLE` and `build(page)`. A new tab is a module and its name here."""
 
 

@@ -17,7 +17,7 @@ from ui.estimate import estimate
 from ui.manifest import ManifestError, Problem, read_manifest
 from ui.output import free_space
 from ui.web.desk import Ticket
-from ui.web.material import KEPT_IMAGES
+from ui.web.kept import places
 from ui.web.packs import checked_index
 from ui.web.page import Page
 from ui.web.preview import preview, shown, status
@@ -104,7 +104,8 @@ def plan(studio: Studio, file: str | None, name: str, anew: bool) -> Plan:
     problems = []
     for row in rows:
         try:
-            check_local(row.request, (studio.out / KEPT_IMAGES,))
+            check_local(row.request, places(studio.out))
+            studio.limits.check(row.request)
         except ZelligeError as error:
             problems.append(Problem(line=row.line, message=str(error)))
     if problems:
@@ -165,7 +166,7 @@ def look_at(studio: Studio, folders: list[str], event: gr.EventData) -> tuple[An
     if index is None:
         return gr.skip(), gr.skip()
     try:
-        return gr.skip(), shown([studio.views.result(Path(folders[index]))])
+        return gr.skip(), shown([studio.views.result(Path(folders[index]), studio.out)])
     except (ZelligeError, OSError) as error:
         return note(studio.told(error), kind="bad"), gr.skip()
 

@@ -15,7 +15,7 @@ from ui.web.desk import Ticket
 from ui.web.page import Page
 from ui.web.preview import preview, shown, status
 from ui.web.progress import note, running, watch
-from ui.web.uploads import MAX_FILES, check_image, printable
+from ui.web.uploads import MAX_FILES, printable
 from ui.web.work import Studio
 
 TITLE = "Score"
@@ -92,7 +92,7 @@ def score_files(studio: Studio, files: list[str], ticket: Ticket) -> tuple[list[
     for place, file in enumerate(files):
         ticket.report(place / len(files), f"Image {place + 1} of {len(files)}")
         try:
-            path = check_image(file)
+            path = studio.limits.image(file)
             found = score_file(path)
             if not isinstance(found, ImageScore):
                 raise ZelligeError(found.reason.replace(str(path), path.name))
