@@ -32,7 +32,7 @@ from ui.web.preview import STATIC  # noqa: E402 - as above
 from ui.web.splash import Splash  # noqa: E402 - as above
 from ui.web.theme import theme  # noqa: E402 - as above
 from ui.web.uploads import MAX_FILE  # noqa: E402 - as above
-from ui.web.work import Studio  # noqa: E402 - as above
+from ui.web.work import Studio, shipped  # noqa: E402 - as above
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -48,10 +48,14 @@ def build(out: str | Path = "out", *, device: str = "auto") -> gr.Blocks:
 
     No model is loaded before the first job, and torch is not imported. Raises ZelligeError where `out` is no folder.
     """
-    place = Path(out)
-    if place.exists() and not place.is_dir():
-        raise ZelligeError(f"Expected a folder for the results, but got the file {place}")
-    return _in_loop(lambda: _build(Studio(out=place, device=device)))
+    return build_studio(Studio(out=Path(out), models=shipped(device)))
+
+
+def build_studio(studio: Studio) -> gr.Blocks:
+    """`build` of a studio that shares its line and its models with others."""
+    if studio.out.exists() and not studio.out.is_dir():
+        raise ZelligeError(f"Expected a folder for the results, but got the file {studio.out}")
+    return _in_loop(lambda: _build(studio))
 
 
 def _build(studio: Studio) -> gr.Blocks:
@@ -64,7 +68,7 @@ def _build(studio: Studio) -> gr.Blocks:
                 with gr.Tab(module.TITLE, id=module.TITLE) as tab:
                     page = Page(studio, tabs, tab) if page is None else replace(page, tab=tab)
                     module.build(page)
-    # the desk is the queue; Gradio's own must only hand everything on
+    # the line is the queue; Gradio's own must only hand everything on
     # Gradio checks that a file in a call was uploaded only in blocks that it launched itself, and these are mounted
     blocks.has_launched = True
     blocks.queue(api_open=False, max_size=64, default_concurrency_limit=None)

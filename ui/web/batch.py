@@ -13,10 +13,10 @@ import gradio as gr
 from asd.errors import ZelligeError
 from ui import memory
 from ui.batch import BatchInterrupted, BatchProgress, Plan, Summary, plan_batch, run_batch
-from ui.estimate import estimate
+from ui.estimate import estimate, work
+from ui.line import Ticket
 from ui.manifest import ManifestError, Problem, read_manifest
 from ui.output import free_space
-from ui.web.desk import Ticket
 from ui.web.kept import places
 from ui.web.packs import checked_index
 from ui.web.page import Page
@@ -80,7 +80,7 @@ def build(page: Page) -> None:
         yield from run(studio, _owner(request), file, called, again)
 
     def on_stop(request: gr.Request) -> None:
-        studio.desk.stop(_owner(request))
+        studio.line.stop(_owner(request))
 
     def on_pack(file: str | None, called: str) -> tuple[Any, str]:
         return pack_all(studio, file, called)
@@ -138,7 +138,7 @@ def run(studio: Studio, owner: str, file: str | None, name: str, anew: bool) -> 
     hidden = gr.update(value=None, visible=False)
     try:
         planned = plan(studio, file, name, anew)
-        ticket = studio.desk.submit(owner, partial(make_rows, studio, planned))
+        ticket = studio.line.submit(owner, partial(make_rows, studio, planned), cost=_cost(planned))
     except (ZelligeError, OSError) as error:
         yield _faults(studio, error), "", *[skip] * 6
         return
@@ -179,10 +179,9 @@ def make_rows(studio: Studio, planned: Plan, ticket: Ticket) -> tuple[Summary, b
         ticket.report(share, f"Row {progress.number} of {progress.rows}: {progress.id}")
 
     ticket.report(0.0, "Loading the model")
-    studio.unload()  # a batch loads its own
     ticket.begin()
     try:
-        return run_batch(planned, device=studio.device, progress=show), False
+        return run_batch(planned, models=studio.models, progress=show), False
     except BatchInterrupted as stopped:  # by `Stopped`: Ctrl-C reaches only the main thread
         return stopped.summary, True
 
@@ -209,6 +208,10 @@ def pack_all(studio: Studio, file: str | None, name: str) -> tuple[Any, str]:
     except (ZelligeError, OSError) as error:
         return hidden, note(studio.told(error), kind="bad")
     return gr.update(value=str(place), visible=True), note(f"{len(files)} files are packed below.", kind="good")
+
+
+def _cost(planned: Plan) -> float:
+    return sum(work(task.row.request) for task in planned.todo)
 
 
 def _folder(studio: Studio, file: str, name: str) -> Path:

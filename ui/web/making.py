@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from asd.errors import ZelligeError
+from ui.estimate import work
 from ui.request import Request
 from ui.web.kept import keep
 from ui.web.packs import NOTHING, After, checked_index, item_of
@@ -50,7 +51,7 @@ class Bench:
             yield from make(studio, self._owner(request), lambda: ask(values), after)
 
         def on_stop(request: gr.Request) -> None:
-            studio.desk.stop(self._owner(request))
+            studio.line.stop(self._owner(request))
 
         def on_select(items: list[dict[str, Any]], event: gr.EventData) -> tuple[int, Any]:
             return select(items, event, after)
@@ -88,7 +89,7 @@ def make(
         wanted = ask()
         studio.limits.check(wanted)
         wanted = keep(wanted, studio.out)
-        ticket = studio.desk.submit(owner, partial(make_results, studio, wanted))
+        ticket = studio.line.submit(owner, partial(make_results, studio, wanted), cost=work(wanted))
     except (ZelligeError, OSError) as error:
         yield note(studio.told(error), kind="bad"), *[skip] * 7
         return

@@ -21,6 +21,8 @@ from ui.web.uploads import check_image
 TITLE = "Photo to maps"
 WELCOME = "Give a photo of a surface, from straight above and in even light."
 SEAMLESS = [("Make it tile", "xy"), ("Left–right", "x"), ("Top–bottom", "y"), ("As it is", "auto")]
+FIELDS = 5
+"""Inputs of the form."""
 
 
 class Form:

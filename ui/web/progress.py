@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Generator
 
-from ui.web.desk import Ticket
+from ui.line import Ticket
 
 TICK = 0.5
 """Seconds between two looks where nothing changes; the time left goes on."""

@@ -23,6 +23,8 @@ TITLE = "Upscale"
 WELCOME = "Give a picture of a surface, and press Enlarge. The model adds detail that fits it."
 FACTORS = [("2 ×", "2"), ("3 ×", "3"), ("4 ×", "4"), ("To a size", "size")]
 HINT = "How large it becomes will be here."
+FIELDS = 11
+"""Inputs of the form."""
 
 
 class Form:

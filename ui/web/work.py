@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from asd.errors import ZelligeError
 from ui import jobs
 from ui.jobs import JobInterrupted, Pipeline, Progress, run_job
+from ui.line import Line, Stopped, Ticket, unforeseen
+from ui.models import Models
 from ui.request import Kind, Request
-from ui.web.desk import Desk, Stopped, Ticket, unforeseen
 from ui.web.limits import Limits
 from ui.web.uploads import slug
 from ui.web.views import Views
@@ -21,6 +22,8 @@ from ui.web.views import Views
 if TYPE_CHECKING:
     from materials.material import Material
 
+MAX_WAITING = 16
+"""Pieces of work that may wait: more would wait for longer than anybody does."""
 STEPS_SHARE: dict[Kind, float] = {"material": 0.62, "image": 0.8, "upscale": 0.9, "maps": 0.8}
 """Of the time of a sample, what its steps take; the rest is decoding and writing (at 128 and 512 pixels)."""
 STEP: dict[Kind, str] = {"material": "step", "image": "step", "upscale": "step", "maps": "pass"}
@@ -28,27 +31,20 @@ FIRST: dict[Kind, str] = {"material": "Starting", "image": "Starting", "upscale"
                           "maps": "Reading the photo"}  # fmt: skip
 
 
+def shipped(device: str) -> Models:
+    """The model in the package, on a device."""
+    return Models(lambda name: jobs._load(name, device))
+
+
 @dataclass(frozen=True)
 class Studio:
     """What the tabs share: where results go, the worker, and what the browser is shown."""
 
     out: Path
-    device: str = "auto"
-    desk: Desk = field(default_factory=Desk)
+    models: Models = field(default_factory=lambda: shipped("auto"))
+    line: Line = field(default_factory=lambda: Line(places=MAX_WAITING))
     views: Views = field(default_factory=Views)
     limits: Limits = field(default_factory=Limits)
-    _loaded: list[Pipeline] = field(default_factory=list)
-
-    def pipeline(self) -> Pipeline:
-        """The shipped model, loaded when the first job needs it; only the worker calls this."""
-        if not self._loaded:
-            self._loaded.append(jobs._load(None, self.device))
-        return self._loaded[0]
-
-    def unload(self) -> None:
-        """Give the model's memory back."""
-        self._loaded.clear()
-
     def plain(self, text: str) -> str:
         """A sentence without the places of this machine in it."""
         for place in (str(self.out.resolve()), str(self.out)):
@@ -75,7 +71,7 @@ def make_results(studio: Studio, request: Request, ticket: Ticket) -> list[dict[
     Where the owner stops it, the samples that are whole are described, and `Stopped` is raised if there are none.
     """
     ticket.report(0.0, "Loading the model")
-    pipeline = studio.pipeline()
+    pipeline = studio.models(None)
     out = studio.new_folder(request)
     ticket.report(0.0, FIRST[request.kind])
     ticket.begin()

@@ -33,7 +33,7 @@ HAS_WEIGHTS = (ROOT / "materials" / "weights" / "model_index.json").is_file()
 
 @pytest.fixture
 def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studio:
-    """A studio whose model is `PlainPipeline`, reachable as `studio.pipeline().calls`."""
+    """A studio whose model is `PlainPipeline`, which every job is given."""
     from ui.web.work import Studio
 
     made = PlainPipeline()
