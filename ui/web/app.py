@@ -26,6 +26,7 @@ os.environ.update(_QUIET)
 
 import gradio as gr  # noqa: E402 - after the environment
 
+from ui.address import LOOPBACK  # noqa: E402 - as above
 from ui.web import batch, history, image, material, photo, score, upscale  # noqa: E402 - as above
 from ui.web.page import Page  # noqa: E402 - as above
 from ui.web.preview import STATIC  # noqa: E402 - as above
@@ -107,7 +108,7 @@ def application(
     out: str | Path = "out",
     *,
     token: str | None = None,
-    hosts: Sequence[str] | None = ("localhost", "127.0.0.1", "::1"),
+    hosts: Sequence[str] | None = LOOPBACK,
     device: str = "auto",
 ) -> FastAPI:
     """The page as an ASGI application behind `ui.web.guard.Guard`: what `zellige ui` serves."""

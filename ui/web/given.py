@@ -20,7 +20,8 @@ class Given:
     """`file` is the field, `card` shows what lies in it."""
 
     def __init__(self, label: str, key: str, height: int = 120) -> None:
-        self.file = gr.File(label=label, file_types=fields.IMAGES, height=height, elem_id=f"{key}-given")
+        self.file = gr.File(label=label, file_types=fields.IMAGES, height=height, elem_id=f"{key}-given",
+                            elem_classes="z-given")  # fmt: skip
         self.card = gr.HTML("", elem_id=f"{key}-card", apply_default_css=False)
 
     def connect(self) -> None:

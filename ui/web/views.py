@@ -90,7 +90,7 @@ class Views:
             item["before"] = _score(to / "photo.png")
         remade = _object(told.get("remade"))
         if remade:
-            item["facts"] = [["Of the photo untouched", f"{_number(remade.get('untouched'), 0.0):.0%}"]]
+            item["facts"] = [["Untouched", f"{100 * _number(remade.get('untouched'), 0.0):.0f} % of the photo"]]
         return item | {
             "size_m": _pair(told.get("size_m"), (1.0, 1.0)),
             "depth_m": _number(height.get("depth_m"), 0.0),

@@ -350,7 +350,8 @@ def test_history_lists_opens_and_recalls(studio: Studio, tmp_path: Path) -> None
     _, shown, items, row, *_ = history.open_result(studio, folders, event(index=place))
     assert row["visible"] and json.loads(shown)["items"][0]["title"] == SCRIPT
     told = history.recall(studio, FORMS, items, 0)
-    assert told[0] == SCRIPT and "All settings of 000" in told[forms.FIELDS] and len(told) == sum(WIDTHS.values()) + 4 + 2
+    assert told[0] == SCRIPT and "All settings of 000" in told[forms.FIELDS]
+    assert len(told) == sum(WIDTHS.values()) + len(WIDTHS) + 2
     assert "a result to be chosen" in history.recall(studio, FORMS, [], 0)[-2]
 
 

@@ -189,7 +189,8 @@ def test_a_recall_is_of_the_tab_s_own_kind(tmp_path: Path) -> None:
 def test_pictures_are_kept_under_names_of_their_contents(tmp_path: Path) -> None:
     given = tmp_path / "up load.html"
     given.write_bytes(png(tmp_path / "a.png", GOOD).read_bytes())
-    request = keep(Request(kind="image", prompt="oak", image=str(given), mask=str(tmp_path / "a.png")), tmp_path / "out")
+    painted = Request(kind="image", prompt="oak", image=str(given), mask=str(tmp_path / "a.png"))
+    request = keep(painted, tmp_path / "out")
     assert request.image == request.mask
     path = Path(str(request.image))
     assert path.parent == tmp_path / "out" / PICTURES and path.suffix == ".png" and len(path.stem) == 32

@@ -149,12 +149,13 @@ function build() {
   } else {
     parts.solid.append(make("p", { class: "z-empty", text: "The 3D preview needs WebGL 2, which this browser does not give." }));
   }
-  // a picture from near and far, beside what it was made of
+  // a picture: from near and far, beside what it was made of, or as repeats
   parts.near = lookClosely();
+  parts.way = choice("View", { near: "Picture", tile: "Repeats" }, "tile", (key) => { view.way = key; choose(told.chosen, false); });
   // score
   parts.score = make("section", { class: "z-score", "aria-label": "Tileability" });
   parts.maps = make("div", { class: "z-maps", role: "group", "aria-label": "Maps" });
-  root.append(parts.ranks, make("div", { class: "z-panes" }, tile, parts.solid, parts.near), parts.score, parts.maps);
+  root.append(parts.ranks, make("div", { class: "z-panes" }, parts.way.group, tile, parts.solid, parts.near), parts.score, parts.maps);
   parts.tile = tile;
 }
 
@@ -208,17 +209,20 @@ function scored(item) {
 
 function choose(index, loud) {
   told.chosen = index;
-  const item = told.items[index], turn = ++turnOf, score = item.score, flat = item.kind === "picture" && item.axes === "none";
+  const item = told.items[index], turn = ++turnOf, score = item.score, plain = item.kind === "picture" && item.axes === "none";
   [...parts.ranks.children].forEach((button, place) => button.setAttribute("aria-pressed", String(place === index)));
   parts.ranks.hidden = told.items.length < 2;
   parts.solid.hidden = item.kind !== "material";
-  parts.near.hidden = item.kind !== "picture";
-  parts.tile.hidden = flat;
-  parts.root.classList.toggle("z-flat", item.kind === "image" || (item.kind === "picture" && !flat && !item.maps.before));
-  parts.root.classList.toggle("z-plain", flat);
+  const close = item.kind === "picture" && (plain || (view.way || (item.maps.before ? "near" : "tile")) === "near");
+  parts.near.hidden = !close;
+  parts.tile.hidden = close;
+  parts.way.group.hidden = item.kind !== "picture" || plain;
+  parts.way.set(close ? "near" : "tile", false);
+  parts.root.classList.toggle("z-flat", item.kind !== "material");
+  parts.root.classList.toggle("z-wide", item.kind === "picture" && item.size[0] > 1.6 * item.size[1]);
   const names = Object.keys(MAP_NAMES).filter((name) => name in item.maps);
   parts.map.replaceChildren(...names.map((name) => make("option", { value: name, text: MAP_NAMES[name] })));
-  parts.maps.hidden = flat;
+  parts.maps.hidden = close;
   parts.maps.replaceChildren(...names.map((name) => make("button",
     { type: "button", "data-map": name, onclick: () => lookAt(name) },
     make("img", { src: address(item.maps[name]), alt: "", loading: "lazy", width: 96, height: 96 }), make("span", { text: MAP_NAMES[name] }))));
@@ -233,7 +237,7 @@ function choose(index, loud) {
       ...(item.kind === "material" ? [fact("Real size", `${metres(item.size_m[0])} × ${metres(item.size_m[1])}`), fact("Depth", metres(item.depth_m))] : []),
       ...(item.facts || []).map(([label, value]) => fact(label, value))));
   tiles.look.repeat = { x: "repeat-x", y: "repeat-y" }[item.axes] || "repeat";
-  if (!flat) lookAt(view.map);
+  if (!close) lookAt(view.map);
   if (item.kind === "picture") {
     parts.wipe.row.hidden = parts.names.hidden = !item.maps.before;
     Promise.all([item.maps.picture, item.maps.before].filter(Boolean).map(load)).then(([after, before]) => {
