@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from ui.request import Request
@@ -23,15 +24,21 @@ def places(out: Path) -> tuple[Path, ...]:
 
 def keep(made: Request, out: Path) -> Request:
     """The request with its images copied into the folders of `places`, under names made from their contents."""
+    return with_images(made, lambda path, folder: keep_file(path, out / folder))
+
+
+def with_images(made: Request, changed: Callable[[str, str], str]) -> Request:
+    """The request with each of its paths changed; `changed` is told the path and the name of its kind's folder."""
     lock = tuple(
-        (name, _kept(value, out / KEPT_MAPS) if isinstance(value, str) and not value.startswith("#") else value)
+        (name, changed(value, KEPT_MAPS) if isinstance(value, str) and not value.startswith("#") else value)
         for name, value in made.lock
     )
-    image, mask = (None if path is None else _kept(path, out / PICTURES) for path in (made.image, made.mask))
+    image, mask = (None if path is None else changed(path, PICTURES) for path in (made.image, made.mask))
     return dataclasses.replace(made, lock=lock, image=image, mask=mask)
 
 
-def _kept(path: str, folder: Path) -> str:
+def keep_file(path: str | Path, folder: Path) -> str:
+    """Copy an image that `uploads.check_image` let pass into a folder; where it is."""
     from PIL import Image
 
     data = Path(path).read_bytes()
