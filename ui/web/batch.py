@@ -35,8 +35,8 @@ EXAMPLE = (
     '{"id": "brick", "prompt": "red brick wall", "size": "512x512", "seed": 7}\n'
     '{"id": "oak", "prompt": "oak planks", "seamless": "x", "count": 4, "lock": {"roughness": 0.8}}\n'
     '{"id": "plaster", "kind": "maps", "image": "plaster.jpg", "seamless": "xy"}</pre>'
-    "<p>Pictures that rows name, such as plaster.jpg, are given beside the manifest. Check says what it will take and finds every fault before "
-    "anything runs. Each row becomes a folder; a stop loses nothing, and Run goes on.</p></div>"
+    "<p>Pictures that rows name, such as plaster.jpg, are given beside the manifest. Check says what it will take and "
+    "finds every fault before anything runs. Each row becomes a folder; a stop loses nothing: Run goes on.</p></div>"
 )
 BATCHES = "batches"
 """In the folder of results."""

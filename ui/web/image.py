@@ -45,7 +45,7 @@ class Form:
         with gr.Accordion("Start from a picture", open=False, elem_id="z-paint-from"):
             self.given = Given("Picture", "z-paint")
             self.strength = fields.optional(
-                "Strength, 0 to 1", "0.8", "z-paint-strength", info="How much of the picture is given up"
+                "Strength, 0 to 1", "the model's", "z-paint-strength", info="How much of the picture is given up"
             )
             self.mask = gr.File(label="Mask: white is painted anew", file_types=fields.IMAGES, height=96,
                                 elem_id="z-paint-mask")  # fmt: skip

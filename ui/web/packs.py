@@ -75,7 +75,7 @@ class Download:
     def __init__(self, studio: Studio, prefix: str, more: tuple[str, str] | None = None) -> None:
         """As of `Packs`."""
         self.studio = studio
-        with gr.Row(visible=False, elem_id=f"{prefix}-after", elem_classes="z-go") as self.row:
+        with gr.Row(visible=False, elem_id=f"{prefix}-after", elem_classes="z-go z-offer") as self.row:
             self.files = gr.DownloadButton("Download", elem_id=f"{prefix}-download", min_width=120)
             self.more = None if more is None else gr.Button(more[0], elem_id=more[1], min_width=120)
 

@@ -267,7 +267,7 @@ def test_history_and_accessibility(visit: Visit, first: Path) -> None:
     page.get_by_role("button", name="Steps, guidance, pattern").click()
     page.get_by_label("Pattern size, 0 to 1").wait_for()
     serious += _serious(axe.Axe().run(page), "Material, unfolded")
-    for name in ("Score", "Batch", "History"):
+    for name in ("Image", "Upscale", "Photo to maps", "Score", "Batch", "History"):
         open_tab(visit, name)
         page.wait_for_timeout(400)
         if name == "History":

@@ -22,8 +22,9 @@ from ui.web.work import Studio
 
 PLAIN = Request(prompt="oak", size=(24, 16), seed=3, steps=2)
 WIDTHS = {"material": forms.FIELDS, "image": image.FIELDS, "upscale": upscale.FIELDS, "maps": photo.FIELDS}
+NOTES: Any = None
 FORMS: Any = {
-    kind: Filled(kind, [None] * WIDTHS[kind], None, module.fill)  # pyright: ignore[reportArgumentType] - never shown
+    kind: Filled(kind, [None] * WIDTHS[kind], NOTES, module.fill)
     for kind, module in (("material", forms), ("image", image), ("upscale", upscale), ("maps", photo))
 }
 SCRIPT = "<img src=x onerror=alert(1)><script>alert(1)</script>"
