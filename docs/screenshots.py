@@ -76,6 +76,8 @@ def picture(browser: Browser, address: str, folder: Path) -> None:
     save(page, "web-score.png")
     page.close()
 
+    pictures(browser, address, folder)
+
     (folder / "walls.jsonl").write_text(MANIFEST, encoding="utf-8")
     page = visit(browser, address, 1440, 760, "dark")
     page.get_by_role("tab", name="Batch").click()
@@ -95,6 +97,42 @@ def picture(browser: Browser, address: str, folder: Path) -> None:
     page.locator("#z-shelf button").nth(2).click()
     page.locator("#z-history-preview .z-title").wait_for()
     save(page, "web-history.png")
+    page.close()
+
+
+def pictures(browser: Browser, address: str, folder: Path) -> None:
+    """The tabs that make pictures, and maps of them."""
+    page = visit(browser, address, 1440, 960, "dark")
+    page.get_by_role("tab", name="Image", exact=True).click()
+    page.locator("#z-paint-prompt textarea").fill("weathered teal paint on planks")
+    page.locator("#z-paint-width input").fill("640")
+    page.locator("#z-paint-height input").fill("480")
+    page.locator("#z-paint-go").click()
+    page.locator("#z-paint-status .z-good").wait_for()
+    save(page, "web-image.png")
+    page.close()
+
+    with Image.open(folder / "cropped.png") as image:
+        image.crop((40, 40, 232, 232)).save(folder / "cobbles.png")
+    page = visit(browser, address, 1440, 960, "light")
+    page.get_by_role("tab", name="Upscale", exact=True).click()
+    page.locator("#z-upscale-given input[type=file]").set_input_files(folder / "cobbles.png")
+    page.locator("#z-upscale-card img").wait_for()
+    page.get_by_label("3 ×").check()
+    page.locator("#z-upscale-prompt textarea").fill("mossy cobblestone wall")
+    page.locator("#z-upscale-go").click()
+    page.locator("#z-upscale-status .z-good").wait_for()
+    save(page, "web-upscale.png")
+    page.close()
+
+    page = visit(browser, address, 1440, 1180, "light")
+    page.get_by_role("tab", name="Photo to maps", exact=True).click()
+    page.locator("#z-photo-given input[type=file]").set_input_files(folder / "cropped.png")
+    page.locator("#z-photo-card img").wait_for()
+    page.locator("#z-photo-go").click()
+    page.locator("#z-photo-status .z-good").wait_for()
+    page.locator("#z-photo-preview").get_by_role("radio", name="Plane").click()
+    save(page, "web-photo.png")
     page.close()
 
 

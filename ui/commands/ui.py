@@ -16,7 +16,8 @@ from ui.commands.common import EXIT_DONE, add_loudness, set_loudness, whole, wri
 
 HELP = "open the web page"
 DESCRIPTION = (
-    "Serve the web page on this machine: materials with previews, scores, batches and what was made before. "
+    "Serve the web page on this machine: materials, images, enlargements and maps of photos with previews, scores, "
+    "batches and what was made before. "
     "No request leaves the machine."
 )
 EPILOG = "Exit codes: 0 stopped, 2 bad input. Stop it with Ctrl-C."

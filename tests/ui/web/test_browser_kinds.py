@@ -32,10 +32,10 @@ def give(visit: Visit, key: str, path: Path) -> None:
     expect(visit.page.locator(f"#{key}-card figcaption")).to_contain_text("72 × 96 px")
 
 
-def unfold(visit: Visit, name: str, label: str) -> Any:
-    """The field of a part of the form that is folded up."""
+def unfold(visit: Visit, name: str, key: str) -> Any:
+    """The field with an id, in a part of the form that is folded up."""
     visit.page.get_by_role("button", name=name).locator("visible=true").click()
-    field = visit.page.get_by_label(label, exact=True).locator("visible=true")
+    field = visit.page.locator(f"#{key}").locator("input, textarea")
     field.wait_for()
     visit.page.wait_for_timeout(500)  # Gradio sets the fields of what unfolds once more
     return field
@@ -65,7 +65,7 @@ def test_an_image_that_tiles(visit: Visit, site: Site, tmp_path: Path) -> None:
     page.locator("#z-paint-prompt textarea").fill("red <b>brick</b>")
     page.locator("#z-paint-width input").fill("96")
     page.locator("#z-paint-height input").fill("64")
-    unfold(visit, "Steps, guidance, pattern", "Steps").fill("2")
+    unfold(visit, "Steps, guidance, pattern", "z-paint-steps").fill("2")
     page.locator("#z-paint-go").click()
     facts = made(visit, "z-paint")
     assert facts["Size"] == "96 × 64 px" and facts["Seed"] == "0"
@@ -93,7 +93,7 @@ def test_an_image_of_a_picture_is_recalled_with_it(visit: Visit, site: Site, wal
     page = visit.page
     open_tab(visit, "Image")
     page.locator("#z-paint-prompt textarea").fill("moss")
-    unfold(visit, "Start from a picture", "Strength, 0 to 1").fill("0.5")
+    unfold(visit, "Start from a picture", "z-paint-strength").fill("0.5")
     give(visit, "z-paint", wall)
     expect(page.locator("#z-paint-height input")).to_have_value("96")
     assert page.locator("#z-paint-seamless input:checked").input_value() == "none"
@@ -120,7 +120,7 @@ def test_an_enlargement(visit: Visit, site: Site, wall: Path, tmp_path: Path) ->
     expect(page.locator("#z-upscale-status [role=alert]")).to_have_text("Expected a picture, but got none.")
     give(visit, "z-upscale", wall)
     expect(page.locator("#z-upscale-will")).to_contain_text("72 × 96 becomes 144 × 192 pixels")
-    unfold(visit, "Strength, steps, seed", "Steps").fill("2")
+    unfold(visit, "Strength, steps, seed", "z-upscale-steps").fill("2")
     page.locator("#z-upscale-go").click()
     facts = made(visit, "z-upscale")
     assert facts["Size"] == "144 × 192 px" and facts["Before"] == "72 × 96 px"
