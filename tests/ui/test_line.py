@@ -118,3 +118,47 @@ def test_notes_are_escaped_sentences() -> None:
     )
     assert 'role="alert"' in note("bad", kind="bad")
     assert [clock(s) for s in (0, 59.1, 61, 3600, 7300)] == ["1 s", "60 s", "1 min 1 s", "1 h 0 min", "2 h 2 min"]
+
+
+def test_what_is_before_counts_for_the_time_left() -> None:
+    line, gate = Line(), Gate()
+    first = line.submit("a", gate, cost=1e4)
+    second, third = line.submit("b", lambda ticket: None, cost=1e4), line.submit("b", lambda ticket: None)
+    assert gate.begun.wait(5)
+    assert 0 < (first.eta or 0) < (second.eta or 0) <= (third.eta or 0)
+    gate.open.set()
+    finish(first, second, third)
+    assert first.eta is None and line.waiting == 0
+
+
+def test_listeners_hear_of_every_end_before_the_next_begins() -> None:
+    line, gate, heard = Line(), Gate(), []
+    line.listen(lambda ticket, state: heard.append((ticket.owner, state)))
+    first = line.submit("a", gate, after=lambda ticket: heard.append(("after", ticket.state)))
+    second = line.submit("b", lambda ticket: heard.append(("begun", "")))
+    third = line.submit("c", gate, after=lambda ticket: heard.append(("after", ticket.state)))
+    third.stop()
+    gate.open.set()
+    finish(first, second, third)
+    wanted = [("c", "stopped"), ("after", "stopped"), ("a", "done"), ("after", "done"), ("begun", ""), ("b", "done")]
+    assert heard == wanted
+
+
+def test_a_closed_line_takes_nothing_until_it_is_opened() -> None:
+    line, gate = Line(), Gate()
+    tickets = [line.submit("a", gate), line.submit("a", gate)]
+    line.close(10)
+    assert [ticket.state for ticket in tickets] == ["stopped", "stopped"]
+    with pytest.raises(ZelligeError, match="being closed"):
+        line.submit("a", gate)
+    line.open()
+    again = line.submit("a", lambda ticket: 7)
+    finish(again)
+    assert again.result == 7
+    line.close(10)
+
+
+@pytest.mark.parametrize("options", [{"workers": 0}, {"places": 0}])
+def test_limits_below_one(options: dict[str, int]) -> None:
+    with pytest.raises(ZelligeError, match="at least one worker and one place"):
+        Line(**options)

@@ -134,9 +134,7 @@ def plan(studio: Studio, file: str | None, name: str, anew: bool, pictures: Sequ
     return plan_batch(file, tuple(rows), _folder(studio, file, name), overwrite=anew, fetch=False)
 
 
-def dry_run(
-    studio: Studio, file: str | None, name: str, anew: bool, pictures: Sequence[str] = ()
-) -> tuple[str, str]:
+def dry_run(studio: Studio, file: str | None, name: str, anew: bool, pictures: Sequence[str] = ()) -> tuple[str, str]:
     """A note and a table: what a run will take, or what is wrong."""
     try:
         found = estimate(plan(studio, file, name, anew, pictures))

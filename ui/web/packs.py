@@ -63,7 +63,6 @@ class Packs:
             show_progress_on=self.status, api_visibility="private",
         )  # fmt: skip
 
-
     def offered(self, items: list[dict[str, Any]], index: int) -> Any:
         """Nothing: a pack is of one result."""
         return NOTHING

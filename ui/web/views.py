@@ -164,9 +164,7 @@ class Views:
         score = {key: value for key, value in found.to_dict().items() if key not in ("path", "width", "height")}
         return {"size": [found.width, found.height], "score": score, "maps": maps}
 
-    def _copy(
-        self, path: Path, to: Path, *, largest: int = LARGEST, quarter: bool = False, photo: bool = False
-    ) -> str:
+    def _copy(self, path: Path, to: Path, *, largest: int = LARGEST, quarter: bool = False, photo: bool = False) -> str:
         from PIL.Image import Resampling
 
         image = load_photo(path) if photo else load(path)

@@ -45,6 +45,7 @@ class Studio:
     line: Line = field(default_factory=lambda: Line(places=MAX_WAITING))
     views: Views = field(default_factory=Views)
     limits: Limits = field(default_factory=Limits)
+
     def plain(self, text: str) -> str:
         """A sentence without the places of this machine in it."""
         for place in (str(self.out.resolve()), str(self.out)):

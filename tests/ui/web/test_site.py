@@ -165,7 +165,9 @@ def test_forged_addresses_are_not_fetched(client: httpx.Client) -> None:
         ("on_check", ["x" * 10_000, None, None, "x"]),
         ("recall", [7]), ("recall", [[]]), ("on_make", []), ("on_make", [None] * 19), ("on_make", ["x"] * 19),
         ("on_make", [{"a": 1}] * 19), ("on_export", [["gltf"]]), ("on_export", [["../../x", "gltf"]]), ("on_more", []),
-        ("on_score", ["/etc/passwd"]), ("same_seed", []), ("select", []), ("on_select", []),
+        ("on_score", ["/etc/passwd"]), ("same_seed", []), ("on_select", []),
+        ("on_recall", [7]), ("on_given", ["/etc/passwd"]), ("on_card", [{"path": "/etc/passwd"}]),
+        ("on_size", ["/etc/passwd", "2", None, None]), ("on_size", [None, {}, [], "x"]),
     ],
 )  # fmt: skip
 def test_forged_calls_leave_the_server_well(client: httpx.Client, site: Site, name: str, data: list[Any]) -> None:
