@@ -22,7 +22,7 @@ NOTHING = gr.update(value=None, visible=False)
 class After(Protocol):
     """A row that is shown where there is a result."""
 
-    row: gr.Column | gr.Row
+    row: Any
     files: Any
     """What is downloaded from."""
     more: gr.Button | None
@@ -42,15 +42,16 @@ class Packs:
     def __init__(self, studio: Studio, prefix: str, more: tuple[str, str] | None = None) -> None:
         """`prefix` starts the ids; `more` is the text and the id of another button."""
         self.studio = studio
-        with gr.Column(visible=False, elem_id=f"{prefix}-after", elem_classes="z-after") as self.row:
+        with gr.Column(visible=False, elem_id=f"{prefix}-after", elem_classes="z-after") as row:
             self.targets = gr.CheckboxGroup(
                 [(NAMES.get(name, name), name) for name in TARGETS], value=["gltf"], label="Export for"
             )
             with gr.Row(elem_classes="z-go"):
                 self.export = gr.Button("Pack as ZIP", elem_id=f"{prefix}-export", min_width=120)
                 self.more = None if more is None else gr.Button(more[0], elem_id=more[1], min_width=120)
-            self.files = gr.File(label="Packs", visible=False, interactive=False, elem_id=f"{prefix}-packs")
+            self.files: Any = gr.File(label="Packs", visible=False, interactive=False, elem_id=f"{prefix}-packs")
             self.status = gr.HTML("", elem_id=f"{prefix}-packed", apply_default_css=False)
+        self.row: Any = row
 
     def connect(self, made: gr.State, chosen: gr.State) -> None:
         """Let the button pack item `chosen` of the list `made`."""
@@ -74,9 +75,10 @@ class Download:
     def __init__(self, studio: Studio, prefix: str, more: tuple[str, str] | None = None) -> None:
         """As of `Packs`."""
         self.studio = studio
-        with gr.Row(visible=False, elem_id=f"{prefix}-after", elem_classes="z-go z-offer") as self.row:
-            self.files = gr.DownloadButton("Download", elem_id=f"{prefix}-download", min_width=120)
+        with gr.Row(visible=False, elem_id=f"{prefix}-after", elem_classes="z-go z-offer") as row:
+            self.files: Any = gr.DownloadButton("Download", elem_id=f"{prefix}-download", min_width=120)
             self.more = None if more is None else gr.Button(more[0], elem_id=more[1], min_width=120)
+        self.row: Any = row
 
     def connect(self, made: gr.State, chosen: gr.State) -> None:
         """Nothing to do: the browser downloads by itself."""

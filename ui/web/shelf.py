@@ -63,8 +63,7 @@ def _card(studio: Studio, folder: Path) -> dict[str, Any]:
     pictures = (folder / name for name in PICTURES)
     picture = next((path for path in pictures if path.is_file() and not path.is_symlink()), folder / PICTURES[-1])
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.stat(_manifest(folder)).st_mtime))
-    kind = request.get("kind")
-    named = NAMES.get(kind, folder.name) if isinstance(kind, str) else folder.name
+    named = {str(kind): name for kind, name in NAMES.items()}.get(str(request.get("kind")), folder.name)
     return {
         "title": str(request.get("prompt") or named)[:200],
         "when": when,

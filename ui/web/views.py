@@ -272,8 +272,8 @@ def _source(path: Any, out: Path) -> Path | None:
 
 
 def _kind(told: dict[str, Any]) -> Kind:
-    kind = _object(told.get("request")).get("kind")
-    return kind if kind in get_args(Kind) else "material"
+    kind: Any = _object(told.get("request")).get("kind")
+    return kind if isinstance(kind, str) and kind in get_args(Kind) else "material"
 
 
 def _score(path: Path) -> dict[str, float] | None:

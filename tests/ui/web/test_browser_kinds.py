@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.ui.web.conftest import Site, Visit
+from tests.ui.web.conftest import PATIENCE, Site, Visit
 from tests.ui.web.test_browser import _serious, drawn, expect, open_tab, spread
 
 
@@ -45,7 +45,7 @@ def made(visit: Visit, key: str) -> dict[str, Any]:
     """What a finished tab shows, once nothing on it is seriously hard to use."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page = visit.page
-    expect(page.locator(f"#{key}-status")).to_contain_text("Made")
+    expect(page.locator(f"#{key}-status")).to_contain_text("Made", timeout=3 * PATIENCE)
     expect(page.locator(f"#{key}-preview .z-score")).to_be_visible()
     assert _serious(axe.Axe().run(page), key) == []
     wide = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")

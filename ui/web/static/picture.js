@@ -7,9 +7,11 @@ function makePicture(canvas) {
 
   const box = () => canvas.getBoundingClientRect();
   const fitting = () => Math.min(box().width / state.size[0], box().height / state.size[1]) || 1;
-  // from the whole picture to eight screen pixels for one of it, evenly to the eye; in CSS pixels
-  const largest = () => Math.max(8, 4 * fitting());
-  const scale = (zoom) => fitting() * (largest() / fitting()) ** zoom;
+  // from the whole picture, or its own size where that is smaller, to eight pixels for one of it; evenly to the eye
+  const least = () => Math.min(1, fitting());
+  const span = () => Math.max(8, 4 * fitting()) / least();
+  const scale = (zoom) => least() * span() ** zoom;
+  const zoomOf = (at) => Math.log(at / least()) / Math.log(span());
 
   function hold() {
     const at = scale(look.zoom), around = box();
@@ -57,13 +59,13 @@ function makePicture(canvas) {
       look.x -= dx / (state.size[0] * scale(look.zoom)); look.y -= dy / (state.size[1] * scale(look.zoom));
       hold(); draw();
     },
-    actual: () => told(Math.log(1 / fitting()) / Math.log(largest() / fitting())),
-    fit: () => told(0),
+    actual: () => told(zoomOf(1)),
+    fit: () => told(zoomOf(fitting())),
     show: (after, before, size) => {
       Object.assign(state, { after, before, size });
       canvas.style.aspectRatio = String(Math.max(0.75, Math.min(2.4, size[0] / size[1])));
       Object.assign(look, { x: 0.5, y: 0.5 });
-      told(0);
+      told(zoomOf(fitting()));
     },
     changed: () => {},
   };
