@@ -69,7 +69,7 @@ class Views:
         request = _object(told.get("request"))
         source = None if out is None else _source(request.get("image"), out)
         item = self._material(folder, told, source) if "maps" in told else self._picture(folder, told, source)
-        title = str(request.get("prompt") or NAMES[_kind(told)])
+        title = str(request.get("prompt") or (NAMES[_kind(told)] if request else folder.name))
         return item | {"title": title, "seed": str(request.get("seed", ""))}
 
     def _material(self, folder: Path, told: dict[str, Any], source: Path | None) -> dict[str, Any]:
@@ -99,8 +99,10 @@ class Views:
 
     def _picture(self, folder: Path, told: dict[str, Any], source: Path | None) -> dict[str, Any]:
         path = _file(folder, told["files"].get("image"))
-        if path is None or path.suffix != ".png":
-            raise ZelligeError(f"Expected a picture that browsers show, but {folder.name} has none")
+        if path is None:
+            raise ZelligeError(f"Expected a whole result, but {folder.name} has no picture")
+        if path.suffix != ".png":
+            raise ZelligeError(f"Expected a picture that browsers show, but {path.name} in {folder.name} is too large")
         to = self.folder()
         maps = {"picture": self._copy(path, to / "picture.png", largest=LARGEST_PICTURE)}
         request = _object(told.get("request"))
