@@ -146,11 +146,11 @@ def visit(browser: Browser, address: str, width: int, height: int, scheme: Any) 
 
 
 def make(page: Page, prompt: str, side: int, seed: int, count: int = 1) -> None:
-    page.get_by_label("Prompt", exact=True).fill(prompt)
-    page.get_by_label("Width, px").fill(str(side))
-    page.get_by_label("Height, px").fill(str(side))
-    page.get_by_label("Seed", exact=True).fill(str(seed))
-    page.get_by_label("Best of").fill(str(count))
+    page.get_by_label("Prompt", exact=True).locator("visible=true").fill(prompt)
+    page.get_by_label("Width, px").locator("visible=true").fill(str(side))
+    page.get_by_label("Height, px").locator("visible=true").fill(str(side))
+    page.get_by_label("Seed", exact=True).locator("visible=true").fill(str(seed))
+    page.get_by_label("Best of").locator("visible=true").fill(str(count))
     page.get_by_role("button", name="Make", exact=True).click()
     page.locator("#z-status .z-good").wait_for()
 

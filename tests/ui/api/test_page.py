@@ -98,7 +98,7 @@ def test_the_page_and_the_api_stand_in_one_line(tmp_path: Path) -> None:
         assert live.ask("GET", f"/v1/jobs/{second}").json["position"] == 2
         assert "zellige_jobs_waiting 2.0" in live.ask("GET", "/metrics").body.decode()
         # no place is left, whoever asks
-        refused = live.ask("POST", "/v1/jobs", prompt="third")
+        refused = live.ask("POST", "/v1/jobs", prompt="third", size="16x8")
         assert refused.status == 429 and int(refused.headers["retry-after"]) >= 1
         until(join(live, "b", "moss", 16, 16, "xy"), "Expected a free place in the queue, but 2 jobs are waiting")
         until(join(live, "c", "moss", 65, 64, "xy"), "Expected at most 4096 pixels here, but got 65x64")

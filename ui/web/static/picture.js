@@ -16,8 +16,9 @@ function makePicture(canvas) {
   function hold() {
     const at = scale(look.zoom), around = box();
     const part = [around.width / (state.size[0] * at) / 2, around.height / (state.size[1] * at) / 2];
-    look.x = part[0] >= 0.5 ? 0.5 : Math.min(1 - part[0], Math.max(part[0], look.x));
-    look.y = part[1] >= 0.5 ? 0.5 : Math.min(1 - part[1], Math.max(part[1], look.y));
+    // what fits is centred, also where rounding says that it just does not
+    look.x = part[0] >= 0.499 ? 0.5 : Math.min(1 - part[0], Math.max(part[0], look.x));
+    look.y = part[1] >= 0.499 ? 0.5 : Math.min(1 - part[1], Math.max(part[1], look.y));
   }
 
   function paint() {
