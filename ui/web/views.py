@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from asd.errors import ZelligeError
 from ui.locks import IMAGE_FORMATS
@@ -274,8 +274,8 @@ def _source(path: Any, out: Path) -> Path | None:
 
 
 def _kind(told: dict[str, Any]) -> Kind:
-    kind: Any = _object(told.get("request")).get("kind")
-    return kind if isinstance(kind, str) and kind in get_args(Kind) else "material"
+    kind = _object(told.get("request")).get("kind")
+    return next((name for name in NAMES if name == kind), "material")
 
 
 def _score(path: Path) -> dict[str, float] | None:
