@@ -275,7 +275,10 @@ def _source(path: Any, out: Path) -> Path | None:
 
 def _kind(told: dict[str, Any]) -> Kind:
     kind = _object(told.get("request")).get("kind")
-    return next((name for name in NAMES if name == kind), "material")
+    for name in NAMES:
+        if name == kind:
+            return name
+    return "material"
 
 
 def _score(path: Path) -> dict[str, float] | None:
