@@ -76,6 +76,8 @@ def picture(browser: Browser, address: str, folder: Path) -> None:
     save(page, "web-score.png")
     page.close()
 
+    pictures(browser, address, folder)
+
     (folder / "walls.jsonl").write_text(MANIFEST, encoding="utf-8")
     page = visit(browser, address, 1440, 760, "dark")
     page.get_by_role("tab", name="Batch").click()
@@ -98,6 +100,42 @@ def picture(browser: Browser, address: str, folder: Path) -> None:
     page.close()
 
 
+def pictures(browser: Browser, address: str, folder: Path) -> None:
+    """The tabs that make pictures, and maps of them."""
+    page = visit(browser, address, 1440, 960, "dark")
+    page.get_by_role("tab", name="Image", exact=True).click()
+    page.locator("#z-paint-prompt textarea").fill("weathered teal paint on planks")
+    page.locator("#z-paint-width input").fill("512")
+    page.locator("#z-paint-height input").fill("384")
+    page.locator("#z-paint-go").click()
+    page.locator("#z-paint-status .z-good").wait_for()
+    save(page, "web-image.png")
+    page.close()
+
+    with Image.open(folder / "cropped.png") as image:
+        image.crop((40, 40, 232, 232)).save(folder / "cobbles.png")
+    page = visit(browser, address, 1440, 960, "light")
+    page.get_by_role("tab", name="Upscale", exact=True).click()
+    page.locator("#z-upscale-given input[type=file]").set_input_files(folder / "cobbles.png")
+    page.locator("#z-upscale-card img").wait_for()
+    page.get_by_label("3 ×").check()
+    page.locator("#z-upscale-prompt textarea").fill("mossy cobblestone wall")
+    page.locator("#z-upscale-go").click()
+    page.locator("#z-upscale-status .z-good").wait_for()
+    save(page, "web-upscale.png")
+    page.close()
+
+    page = visit(browser, address, 1440, 1180, "light")
+    page.get_by_role("tab", name="Photo to maps", exact=True).click()
+    page.locator("#z-photo-given input[type=file]").set_input_files(folder / "cropped.png")
+    page.locator("#z-photo-card img").wait_for()
+    page.locator("#z-photo-go").click()
+    page.locator("#z-photo-status .z-good").wait_for()
+    page.locator("#z-photo-preview").get_by_role("radio", name="Plane").click()
+    save(page, "web-photo.png")
+    page.close()
+
+
 def visit(browser: Browser, address: str, width: int, height: int, scheme: Any) -> Page:
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page = context.new_page()
@@ -108,11 +146,11 @@ def visit(browser: Browser, address: str, width: int, height: int, scheme: Any) 
 
 
 def make(page: Page, prompt: str, side: int, seed: int, count: int = 1) -> None:
-    page.get_by_label("Prompt", exact=True).fill(prompt)
-    page.get_by_label("Width, px").fill(str(side))
-    page.get_by_label("Height, px").fill(str(side))
-    page.get_by_label("Seed", exact=True).fill(str(seed))
-    page.get_by_label("Best of").fill(str(count))
+    page.get_by_label("Prompt", exact=True).locator("visible=true").fill(prompt)
+    page.get_by_label("Width, px").locator("visible=true").fill(str(side))
+    page.get_by_label("Height, px").locator("visible=true").fill(str(side))
+    page.get_by_label("Seed", exact=True).locator("visible=true").fill(str(seed))
+    page.get_by_label("Best of").locator("visible=true").fill(str(count))
     page.get_by_role("button", name="Make", exact=True).click()
     page.locator("#z-status .z-good").wait_for()
 

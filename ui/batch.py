@@ -19,6 +19,7 @@ from ui.fingerprint import Weights, find_weights, fingerprint, made_of
 from ui.jobs import Pipeline, Progress, run_job
 from ui.locks import load_locks
 from ui.manifest import ManifestError, Problem, Row
+from ui.models import Models
 from ui.presence import present
 from ui.request import Request
 from ui.results import (
@@ -160,6 +161,7 @@ def run_batch(
     device: str = "auto",
     retries: int = 1,
     progress: Callable[[BatchProgress], None] | None = None,
+    models: Models | None = None,
 ) -> Summary:
     """Make the rows of the plan, one at a time; a row that fails is tried again, then listed, and the next one follows.
 
@@ -171,6 +173,7 @@ def run_batch(
         device: "auto" or a torch device; one pipeline per model is loaded on it, when its first row comes.
         retries: how often a row is tried again.
         progress: called after every denoising step and every row.
+        models: those to use in place of loading them on `device`.
 
     Raises:
         ZelligeError: CheckpointError for a model that does not load, OutputError where `plan.out` cannot be written.
@@ -187,14 +190,10 @@ def run_batch(
             for task in plan.kept:
                 _keep(task, summary, lines, listed)
             report = _Reporter(plan, progress)
-            source: Any = None
-            pipeline: Pipeline | None = None
+            load = Models(lambda name: jobs._load(name, device)) if models is None else models
             for task in plan.todo:
                 report.start(task)
-                if _whole(task) is None and (pipeline is None or task.source != source):
-                    pipeline = None  # frees the memory first
-                    pipeline, source = jobs._load(task.source, device), task.source
-                record = None if pipeline is None else _make(task, pipeline, retries, report)
+                record = None if _whole(task) is not None else _make(task, load(task.source), retries, report)
                 if record is None:
                     _keep(task, summary, lines, listed)
                 else:

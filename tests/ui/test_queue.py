@@ -16,7 +16,8 @@ from asd.errors import CheckpointError, OutputError, ZelligeError
 from tests.ui.conftest import PlainPipeline
 from ui.job_store import Job, JobStore, State
 from ui.jobs import Progress, run_job
-from ui.queue import JobQueue, QueueFullError, fraction
+from ui.line import QueueFullError
+from ui.queue import JobQueue, fraction
 from ui.request import Request
 
 SMALL = Request(prompt="oak", size=(8, 8), steps=2)
@@ -93,7 +94,7 @@ def test_five_thousand_jobs_leave_no_more_than_the_cache(
         assert len(list(tmp_path.iterdir())) == 2 * 50 + 1
         assert figures[5000][0] - figures[1000][0] < 8_000_000
         assert figures[5000][1:] == figures[1000][1:]
-        assert not queue._stopping and not queue._forgotten and not queue._waiting
+        assert not queue._tickets and not queue._forgotten and not queue.line.waiting
     assert [job.request.prompt for job in JobStore(tmp_path, keep=50).load()][-1] == "oak 5000"
 
 

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping
 from urllib.parse import parse_qs, urlsplit
 
+from ui.address import is_loopback
 from ui.api.errors import ApiError
-from ui.api.settings import Settings, is_local
+from ui.api.settings import Settings
 
 OPEN = ("/healthz",)
 """Paths that need no token."""
@@ -66,7 +67,7 @@ class Access:
         """A page of another site can make a browser send requests here, with its log-in (CSRF) or by a name that it
         lets point here (DNS rebinding)."""
         host = headers.get("host", "")
-        if self._token is None and (name := _name(host)) != self._host.lower() and not is_local(name):
+        if self._token is None and (name := _name(host)) != self._host.lower() and not is_loopback(name):
             raise ApiError(403, f"Expected a Host header that names this machine, but got {ascii(host)[:80]}")
         if method in _SAFE:
             return

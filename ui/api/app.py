@@ -52,7 +52,7 @@ def build(settings: Settings, *, load: Load | None = None, page: Any = "auto") -
         app.include_router(part)
     app.openapi = lambda: _document(app)
     if page is not None:
-        mount_page(app, build_page(settings) if page == "auto" else page)
+        mount_page(app, build_page(service) if page == "auto" else page)
     # last, so that it stands before all else
     app.add_middleware(Guard, settings=settings, access=service.access, metrics=service.metrics)
     return app

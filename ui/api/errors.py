@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from asd.errors import ZelligeError
-from ui.queue import QueueFullError
+from ui.line import QueueFullError
 
 log = logging.getLogger(__name__)
 

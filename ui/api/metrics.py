@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from ui.job_store import Job
+from ui.line import State, Ticket
 from ui.queue import JobQueue
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -24,9 +24,9 @@ class Metrics:
         self.seconds = Histogram("zellige_request_seconds", "Time to the end of an answer.", ["route"],
                                  buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
                                  registry=self.registry)  # fmt: skip
-        self.jobs = Counter("zellige_jobs", "Finished jobs.", ["state"], registry=self.registry)
+        self.jobs = Counter("zellige_jobs", "Finished jobs, the page's too.", ["state"], registry=self.registry)
         self.scores = Counter("zellige_scores", "Images that were to be scored.", ["outcome"], registry=self.registry)
-        self.waiting = Gauge("zellige_jobs_waiting", "Jobs in the queue.", registry=self.registry)
+        self.waiting = Gauge("zellige_jobs_waiting", "Jobs in the queue, the page's too.", registry=self.registry)
         self.kept = Gauge("zellige_jobs_kept", "Finished jobs that are kept.", registry=self.registry)
 
     def request(self, method: str, route: str | None, status: int, seconds: float) -> None:
@@ -35,10 +35,9 @@ class Metrics:
         self.requests.labels(method if method in _METHODS else "other", route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
-    def job(self, job: Job) -> None:
-        """Count a job that finished; a listener of the queue."""
-        if not job.active:
-            self.jobs.labels(job.state).inc()
+    def ended(self, _ticket: Ticket, state: State) -> None:
+        """Count what ended, the page's too; a listener of the line."""
+        self.jobs.labels("cancelled" if state == "stopped" else state).inc()
 
     def text(self, queue: JobQueue) -> bytes:
         """The exposition."""

@@ -8,15 +8,23 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from ui.api.settings import Settings
+from ui.api.service import Service
 
 
-def build_page(settings: Settings) -> Any:
-    """What `ui.web.build` makes, a `gradio.Blocks`; its results lie in a folder beside that of the jobs."""
-    from ui.web import build
+def build_page(service: Service) -> Any:
+    """The page of `ui.web` as a `gradio.Blocks`, in the server's line, with its models and within its limits.
 
+    Its results lie in a folder beside that of the jobs.
+    """
+    from ui.web.app import build_studio
+    from ui.web.limits import Limits
+    from ui.web.work import Studio
+
+    settings = service.settings
     out = Path(settings.out)
-    return build(out.with_name(f"{out.name}-page"), device=settings.device)
+    limits = Limits(pixels=settings.max_pixels, count=settings.max_count, steps=settings.max_steps)
+    place = out.with_name(f"{out.name}-page")
+    return build_studio(Studio(out=place, line=service.line, models=service.models, limits=limits))
 
 
 def mount_page(app: FastAPI, page: Any) -> FastAPI:

@@ -16,6 +16,8 @@ from ui.api.score_pool import ScorePool
 from ui.api.settings import Settings
 from ui.job_store import Job, JobStore
 from ui.jobs import Pipeline
+from ui.line import Line
+from ui.models import Models
 from ui.queue import JobQueue
 
 Load = Callable[[str | None], Pipeline]
@@ -33,14 +35,17 @@ class Service:
         self.access = Access(settings)
         self.metrics = Metrics()
         self.streams = 0
-        self._load = load or self._load_model
+        self.models = Models(load or self._load_model)
+        self.line = Line(places=settings.max_queue)
+        """The one queue of the server: of its jobs and of its page."""
+        self.line.listen(self.metrics.ended)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         settings = self.settings
         store = JobStore(settings.out, keep=settings.keep, keep_bytes=settings.keep_bytes)
-        self.queue = JobQueue(store, self._load, max_queue=settings.max_queue)
-        self.queue.listen(self.metrics.job)
+        self.line.open()
+        self.queue = JobQueue(store, self.models, line=self.line)
         self.hub = Hub(self.queue)
         self.pool = ScorePool(settings.score_workers, waiting=settings.max_scores, max_pixels=settings.max_pixels,
                               seconds=settings.score_seconds)  # fmt: skip
@@ -49,6 +54,7 @@ class Service:
         finally:
             self.hub.close()
             self.pool.close()
+            self.line.close()
             self.queue.close()
 
     def stop_following(self) -> None:

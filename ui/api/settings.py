@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from asd.errors import ZelligeError
+from ui.address import is_loopback
 
 SHIPPED = "zellige"
 """The name by which requests ask for the model inside the package."""
@@ -72,7 +72,7 @@ class Settings:
             if not plain or len(self.token) < MIN_TOKEN:
                 raise ZelligeError(f"Expected a token of at least {MIN_TOKEN} ASCII characters without spaces, "
                                    f"but got {len(self.token)} characters")  # fmt: skip
-        elif not is_local(self.host):
+        elif not is_loopback(self.host):
             raise ZelligeError(f"Expected a token to serve on {self.host[:80]}, which other machines reach, "
                                "but got none (ZELLIGE_TOKEN or --token)")  # fmt: skip
         for name, source in self.models.items():
@@ -80,17 +80,3 @@ class Settings:
             if not good or name == SHIPPED or not source:
                 raise ZelligeError("Expected models as NAME=PATH_OR_ID with letters, digits, dots and dashes in NAME, "
                                    f"but got {f'{name}={source}'[:120]!r}")  # fmt: skip
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches a server that is bound to `host`.
-
-    >>> [is_local(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "example.org", "")]
-    [True, True, True, False, False, False, False]
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 from asd.errors import ZelligeError
+from ui.address import check_port, listen, url
 from ui.commands.common import EXIT_BAD_INPUT, EXIT_DONE, add_loudness, number, set_loudness, whole
 
 HELP = "serve the HTTP API"
@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ui.api.settings import Settings
 
-    if not 0 <= options.port <= 65535:
-        raise ZelligeError(f"Expected --port to be 0 to 65535, but got {options.port}")
+    check_port(options.port)
     settings = Settings(
         host=options.host,
         out=Path(options.out),
@@ -70,25 +69,13 @@ def run(options: argparse.Namespace) -> int:
     from ui.job_store import JobStore
 
     JobStore(settings.out).close()  # says in one sentence why the folder won't do
-    with _listen(options.host, options.port) as listener:
+    with listen(options.host, options.port) as listener:
         made = server(build(settings), options.host, options.port)
         if not options.quiet:
-            shown = f"[{options.host}]" if ":" in options.host else options.host
-            sys.stderr.write(f"zellige: http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops)\n")
+            sys.stderr.write(f"zellige: {url(options.host, listener)} (Ctrl-C stops)\n")
         with suppress(KeyboardInterrupt):  # which uvicorn raises again after it has stopped
             made.run(sockets=[listener])
     return EXIT_DONE if made.started else EXIT_BAD_INPUT
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=512)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ZelligeError(
-            f"Expected a free port and an address of this machine, but got {host}:{port} ({reason})"
-        ) from error
 
 
 def _models(items: list[str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ipaddress
 import os
 import sys
 import threading
@@ -12,11 +11,13 @@ import time
 from typing import Any
 
 from asd.errors import ZelligeError
+from ui.address import LOOPBACK, check_port, is_loopback, listen, url
 from ui.commands.common import EXIT_DONE, add_loudness, set_loudness, whole, write_line
 
 HELP = "open the web page"
 DESCRIPTION = (
-    "Serve the web page on this machine: materials with previews, scores, batches and what was made before. "
+    "Serve the web page on this machine: materials, images, enlargements and maps of photos with previews, scores, "
+    "batches and what was made before. "
     "No request leaves the machine."
 )
 EPILOG = "Exit codes: 0 stopped, 2 bad input. Stop it with Ctrl-C."
@@ -40,19 +41,18 @@ def run(options: argparse.Namespace) -> int:
     options.token = os.environ.get(VARIABLE) if options.token is None else options.token
     check(options)
     set_loudness(options.verbose)
-    sock = _listen(options.host, options.port)
+    sock = listen(options.host, options.port)
     import uvicorn
 
     from ui.web.app import application
 
-    port = sock.getsockname()[1]
-    hosts = ("localhost", "127.0.0.1", "::1", options.host) if is_loopback(options.host) else None
+    hosts = (*LOOPBACK, options.host) if is_loopback(options.host) else None
     app = application(options.out, token=options.token, hosts=hosts, device=options.device)
     config = uvicorn.Config(
         app, log_level="info" if options.verbose else "error", access_log=options.verbose, server_header=False
     )
     server = uvicorn.Server(config)
-    address = f"http://{_shown(options.host)}:{port}/"
+    address = f"{url(options.host, sock)}/"
     threading.Thread(target=_announce, args=(server, address, options), daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[sock])
@@ -61,40 +61,13 @@ def run(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> None:
     """Raise ZelligeError for options that would let anybody on the network use this machine, or that cannot be."""
-    if not 0 <= options.port <= 65535:
-        raise ZelligeError(f"Expected --port to be 0 to 65535, but got {options.port}")
+    check_port(options.port)
     if options.token is not None:
         if len(options.token) < LEAST_TOKEN or not options.token.isascii() or not options.token.isalnum():
             raise ZelligeError(f"Expected --token to be at least {LEAST_TOKEN} letters and digits, "
                                f"but got {len(options.token)} characters")  # fmt: skip
     elif not is_loopback(options.host):
         raise ZelligeError(f"Expected --token TEXT, since others can reach {options.host[:100]}, but got none")
-
-
-def is_loopback(host: str) -> bool:
-    """
-    >>> is_loopback("localhost"), is_loopback("127.8.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("")
-    (True, True, True, False, False)
-    """
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-def _listen(host: str, port: int) -> Any:
-    import socket
-
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ZelligeError(f"Expected a free port at {host[:100]}, but {port} cannot be had: {reason}") from error
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _announce(server: Any, address: str, options: argparse.Namespace) -> None:

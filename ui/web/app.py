@@ -26,20 +26,21 @@ os.environ.update(_QUIET)
 
 import gradio as gr  # noqa: E402 - after the environment
 
-from ui.web import batch, history, material, score  # noqa: E402 - as above
+from ui.address import LOOPBACK  # noqa: E402 - as above
+from ui.web import batch, history, image, material, photo, score, upscale  # noqa: E402 - as above
 from ui.web.page import Page  # noqa: E402 - as above
 from ui.web.preview import STATIC  # noqa: E402 - as above
 from ui.web.splash import Splash  # noqa: E402 - as above
 from ui.web.theme import theme  # noqa: E402 - as above
 from ui.web.uploads import MAX_FILE  # noqa: E402 - as above
-from ui.web.work import Studio  # noqa: E402 - as above
+from ui.web.work import Studio, shipped  # noqa: E402 - as above
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 Made = TypeVar("Made")
 
-TABS = (material, score, batch, history)
+TABS = (material, image, upscale, photo, score, batch, history)
 """One module per tab, in order: `TITLE` and `build(page)`. A new tab is a module and its name here."""
 
 
@@ -48,10 +49,14 @@ def build(out: str | Path = "out", *, device: str = "auto") -> gr.Blocks:
 
     No model is loaded before the first job, and torch is not imported. Raises ZelligeError where `out` is no folder.
     """
-    place = Path(out)
-    if place.exists() and not place.is_dir():
-        raise ZelligeError(f"Expected a folder for the results, but got the file {place}")
-    return _in_loop(lambda: _build(Studio(out=place, device=device)))
+    return build_studio(Studio(out=Path(out), models=shipped(device)))
+
+
+def build_studio(studio: Studio) -> gr.Blocks:
+    """`build` of a studio that shares its line and its models with others."""
+    if studio.out.exists() and not studio.out.is_dir():
+        raise ZelligeError(f"Expected a folder for the results, but got the file {studio.out}")
+    return _in_loop(lambda: _build(studio))
 
 
 def _build(studio: Studio) -> gr.Blocks:
@@ -64,7 +69,7 @@ def _build(studio: Studio) -> gr.Blocks:
                 with gr.Tab(module.TITLE, id=module.TITLE) as tab:
                     page = Page(studio, tabs, tab) if page is None else replace(page, tab=tab)
                     module.build(page)
-    # the desk is the queue; Gradio's own must only hand everything on
+    # the line is the queue; Gradio's own must only hand everything on
     # Gradio checks that a file in a call was uploaded only in blocks that it launched itself, and these are mounted
     blocks.has_launched = True
     blocks.queue(api_open=False, max_size=64, default_concurrency_limit=None)
@@ -103,7 +108,7 @@ def application(
     out: str | Path = "out",
     *,
     token: str | None = None,
-    hosts: Sequence[str] | None = ("localhost", "127.0.0.1", "::1"),
+    hosts: Sequence[str] | None = LOOPBACK,
     device: str = "auto",
 ) -> FastAPI:
     """The page as an ASGI application behind `ui.web.guard.Guard`: what `zellige ui` serves."""

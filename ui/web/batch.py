@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,18 @@ import gradio as gr
 from asd.errors import ZelligeError
 from ui import memory
 from ui.batch import BatchInterrupted, BatchProgress, Plan, Summary, plan_batch, run_batch
-from ui.estimate import estimate
+from ui.estimate import estimate, work
+from ui.line import Ticket
 from ui.manifest import ManifestError, Problem, read_manifest
 from ui.output import free_space
-from ui.web.desk import Ticket
-from ui.web.material import KEPT_IMAGES
+from ui.web import fields
+from ui.web.kept import keep_file, places, with_images
 from ui.web.packs import checked_index
 from ui.web.page import Page
 from ui.web.preview import preview, shown, status
 from ui.web.progress import clock, note, running, watch
 from ui.web.shelf import cards, find_results, shelf
-from ui.web.uploads import check_local, slug
+from ui.web.uploads import MAX_FILES, check_local, slug
 from ui.web.work import Studio
 
 TITLE = "Batch"
@@ -31,9 +33,10 @@ WELCOME = "Give a manifest: JSON lines, CSV or YAML, with an id and the settings
 EXAMPLE = (
     '<div class="z-example"><p>For example, as walls.jsonl:</p><pre tabindex="0">'
     '{"id": "brick", "prompt": "red brick wall", "size": "512x512", "seed": 7}\n'
-    '{"id": "oak", "prompt": "oak planks", "seamless": "x", "count": 4, "lock": {"roughness": 0.8}}</pre>'
-    "<p>Check says what it will take and finds every fault before anything runs. Each row becomes a folder; "
-    "a stop loses nothing, and Run goes on.</p></div>"
+    '{"id": "oak", "prompt": "oak planks", "seamless": "x", "count": 4, "lock": {"roughness": 0.8}}\n'
+    '{"id": "plaster", "kind": "maps", "image": "plaster.jpg", "seamless": "xy"}</pre>'
+    "<p>Pictures that rows name, such as plaster.jpg, are given beside the manifest. Check says what it will take and "
+    "finds every fault before anything runs. Each row becomes a folder; a stop loses nothing: Run goes on.</p></div>"
 )
 BATCHES = "batches"
 """In the folder of results."""
@@ -54,6 +57,10 @@ def build(page: Page) -> None:
                 label="Manifest", file_types=[".jsonl", ".ndjson", ".csv", ".yaml", ".yml"], height=120,
                 elem_id="z-batch-file",
             )  # fmt: skip
+            pictures = gr.File(
+                label="Pictures that its rows name", file_count="multiple", file_types=fields.IMAGES, height=96,
+                elem_id="z-batch-pictures",
+            )  # fmt: skip
             name = gr.Textbox(
                 "", label="Name", placeholder="as the manifest", max_lines=1, elem_id="z-batch-name",
                 info="The same name goes on where it was stopped.",
@@ -73,14 +80,16 @@ def build(page: Page) -> None:
                 "z-batch-preview", "Nothing chosen", "Rows appear above as they are made; choose one to look at it."
             )
 
-    def on_check(file: str | None, called: str, again: bool) -> tuple[str, str]:
-        return dry_run(studio, file, called, again)
+    def on_check(file: str | None, called: str, again: bool, given: list[str] | None) -> tuple[str, str]:
+        return dry_run(studio, file, called, again, given or [])
 
-    def on_run(request: gr.Request, file: str | None, called: str, again: bool) -> Iterator[tuple[Any, ...]]:
-        yield from run(studio, _owner(request), file, called, again)
+    def on_run(
+        request: gr.Request, file: str | None, called: str, again: bool, given: list[str] | None
+    ) -> Iterator[tuple[Any, ...]]:
+        yield from run(studio, _owner(request), file, called, again, given or [])
 
     def on_stop(request: gr.Request) -> None:
-        studio.desk.stop(_owner(request))
+        studio.line.stop(_owner(request))
 
     def on_pack(file: str | None, called: str) -> tuple[Any, str]:
         return pack_all(studio, file, called)
@@ -89,33 +98,46 @@ def build(page: Page) -> None:
         return look_at(studio, folders, event)
 
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    check.click(on_check, [manifest, name, anew], [notes, table], **private)
-    go.click(on_run, [manifest, name, anew], [notes, table, pack, packed, go, stop, made, listed], **private)
+    check.click(on_check, [manifest, name, anew, pictures], [notes, table], **private)
+    go.click(on_run, [manifest, name, anew, pictures], [notes, table, pack, packed, go, stop, made, listed], **private)
     made.select(on_select, listed, [notes, look], **private)
     stop.click(on_stop, None, None, queue=False, **private)
     pack.click(on_pack, [manifest, name], [packed, notes], **private)
 
 
-def plan(studio: Studio, file: str | None, name: str, anew: bool) -> Plan:
-    """What a run will do; raises ZelligeError, or ManifestError with all faults."""
+def plan(studio: Studio, file: str | None, name: str, anew: bool, pictures: Sequence[str] = ()) -> Plan:
+    """What a run will do; raises ZelligeError, or ManifestError with all faults.
+
+    `pictures` are uploads, which rows name as they were called.
+    """
     if not file:
         raise ZelligeError("Expected a manifest, but got none")
-    rows = read_manifest(file)
-    problems = []
-    for row in rows:
+    if len(pictures) > MAX_FILES:
+        raise ZelligeError(f"Expected at most {MAX_FILES} pictures, but got {len(pictures)}")
+    given = {Path(path).name: path for path in pictures}
+
+    def kept(path: str, folder: str) -> str:
+        return path if path not in given else keep_file(studio.limits.image(given[path]), studio.out / folder)
+
+    rows, problems = [], []
+    for row in read_manifest(file):
         try:
-            check_local(row.request, (studio.out / KEPT_IMAGES,))
+            request = with_images(row.request, kept)
+            check_local(request, places(studio.out))
+            studio.limits.check(request)
         except ZelligeError as error:
             problems.append(Problem(line=row.line, message=str(error)))
+        else:
+            rows.append(replace(row, request=request))
     if problems:
         raise ManifestError(file, problems)
-    return plan_batch(file, rows, _folder(studio, file, name), overwrite=anew, fetch=False)
+    return plan_batch(file, tuple(rows), _folder(studio, file, name), overwrite=anew, fetch=False)
 
 
-def dry_run(studio: Studio, file: str | None, name: str, anew: bool) -> tuple[str, str]:
+def dry_run(studio: Studio, file: str | None, name: str, anew: bool, pictures: Sequence[str] = ()) -> tuple[str, str]:
     """A note and a table: what a run will take, or what is wrong."""
     try:
-        found = estimate(plan(studio, file, name, anew))
+        found = estimate(plan(studio, file, name, anew, pictures))
     except (ZelligeError, OSError) as error:
         return _faults(studio, error), ""
     free = "" if found.free_bytes is None else f", {memory.human(found.free_bytes)} free"
@@ -131,13 +153,15 @@ def dry_run(studio: Studio, file: str | None, name: str, anew: bool) -> tuple[st
     return note("Every row is fit to be made." if found.rows else "Every row is whole already.", kind="good"), table
 
 
-def run(studio: Studio, owner: str, file: str | None, name: str, anew: bool) -> Iterator[tuple[Any, ...]]:
+def run(
+    studio: Studio, owner: str, file: str | None, name: str, anew: bool, pictures: Sequence[str] = ()
+) -> Iterator[tuple[Any, ...]]:
     """Values for status, table, pack button, pack, both buttons and the shelf with its folders, from click to end."""
     skip = gr.skip()
     hidden = gr.update(value=None, visible=False)
     try:
-        planned = plan(studio, file, name, anew)
-        ticket = studio.desk.submit(owner, partial(make_rows, studio, planned))
+        planned = plan(studio, file, name, anew, pictures)
+        ticket = studio.line.submit(owner, partial(make_rows, studio, planned), cost=_cost(planned))
     except (ZelligeError, OSError) as error:
         yield _faults(studio, error), "", *[skip] * 6
         return
@@ -165,7 +189,7 @@ def look_at(studio: Studio, folders: list[str], event: gr.EventData) -> tuple[An
     if index is None:
         return gr.skip(), gr.skip()
     try:
-        return gr.skip(), shown([studio.views.result(Path(folders[index]))])
+        return gr.skip(), shown([studio.views.result(Path(folders[index]), studio.out)])
     except (ZelligeError, OSError) as error:
         return note(studio.told(error), kind="bad"), gr.skip()
 
@@ -178,10 +202,9 @@ def make_rows(studio: Studio, planned: Plan, ticket: Ticket) -> tuple[Summary, b
         ticket.report(share, f"Row {progress.number} of {progress.rows}: {progress.id}")
 
     ticket.report(0.0, "Loading the model")
-    studio.unload()  # a batch loads its own
     ticket.begin()
     try:
-        return run_batch(planned, device=studio.device, progress=show), False
+        return run_batch(planned, models=studio.models, progress=show), False
     except BatchInterrupted as stopped:  # by `Stopped`: Ctrl-C reaches only the main thread
         return stopped.summary, True
 
@@ -208,6 +231,10 @@ def pack_all(studio: Studio, file: str | None, name: str) -> tuple[Any, str]:
     except (ZelligeError, OSError) as error:
         return hidden, note(studio.told(error), kind="bad")
     return gr.update(value=str(place), visible=True), note(f"{len(files)} files are packed below.", kind="good")
+
+
+def _cost(planned: Plan) -> float:
+    return sum(work(task.row.request) for task in planned.todo)
 
 
 def _folder(studio: Studio, file: str, name: str) -> Path:

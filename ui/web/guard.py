@@ -9,11 +9,12 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
+from ui.address import LOOPBACK
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "zellige_token"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 POLICY = "; ".join(
     (
         "default-src 'self'",

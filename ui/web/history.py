@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from asd.errors import ZelligeError
-from ui.web import forms, material
-from ui.web.packs import NOTHING, Packs, checked_index, item_of
-from ui.web.page import Page
+from ui.request import Kind
+from ui.web.kept import places
+from ui.web.packs import NOTHING, Download, Packs, checked_index, item_of
+from ui.web.page import Filled, Page
 from ui.web.preview import preview, shown
 from ui.web.progress import note
 from ui.web.shelf import cards, find_results
@@ -35,6 +38,7 @@ def build(page: Page) -> None:
     more = gr.Button("Show more", visible=False, elem_id="z-history-more", scale=0)
     look = preview("z-history-preview", "Nothing chosen", "Choose a result above to look at it again.")
     packs = Packs(studio, "z-history", ("Recall settings", "z-history-recall"))
+    picture = Download(studio, "z-history-picture", ("Recall settings", "z-history-picture-recall"))
     packs.connect(made, chosen)
 
     def on_list() -> tuple[Any, ...]:
@@ -51,9 +55,16 @@ def build(page: Page) -> None:
     refresh.click(on_list, None, outputs, **quick)
     page.tab.select(on_list, None, outputs, **quick)
     more.click(on_more, count, outputs, **quick)
-    shelf.select(on_select, listed, [status, look, made, packs.row, packs.files], **quick)
-    if page.form is not None and page.status is not None:
-        packs.more.click(recall, [made, chosen], [*page.form.inputs, page.status, page.tabs], **quick)
+    shelf.select(on_select, listed, [status, look, made, packs.row, packs.files, picture.row, picture.files], **quick)
+    forms = page.forms
+    recalled = [field for form in forms.values() for field in (*form.inputs, form.notes)]
+
+    def on_recall(items: list[dict[str, Any]], index: int) -> tuple[Any, ...]:
+        return recall(studio, forms, items, index)
+
+    for button in (packs.more, picture.more):
+        if button is not None:
+            button.click(on_recall, [made, chosen], [*recalled, status, page.tabs], **quick)
 
 
 def list_results(studio: Studio, count: int) -> tuple[Any, ...]:
@@ -65,29 +76,35 @@ def list_results(studio: Studio, count: int) -> tuple[Any, ...]:
 
 
 def open_result(studio: Studio, folders: list[str], event: gr.EventData) -> tuple[Any, ...]:
-    """Values for status, preview, its items, the row below and packs, for the card that was pressed."""
+    """Values for status, preview, its items, then the row below and its files of a material and of a picture."""
     index = checked_index([{} for _ in folders], event)
+    skip = gr.skip()
     if index is None:
-        return *[gr.skip()] * 4, NOTHING
+        return *[skip] * 4, NOTHING, skip, skip
     folder = Path(folders[index])
     try:
-        items = [studio.views.result(folder) | {"folder": str(folder)}]
+        items = [studio.views.result(folder, studio.out) | {"folder": str(folder)}]
     except (ZelligeError, OSError) as error:
-        return note(studio.told(error), kind="bad"), *[gr.skip()] * 3, NOTHING
-    return "", shown(items), items, gr.update(visible=True), NOTHING
+        return note(studio.told(error), kind="bad"), *[skip] * 3, NOTHING, skip, skip
+    download = items[0].get("download")
+    exported, offered = gr.update(visible=download is None), gr.update(visible=download is not None)
+    return "", shown(items), items, exported, NOTHING, offered, gr.update(value=download)
 
 
-def recall(items: list[dict[str, Any]], index: int) -> tuple[Any, ...]:
-    """Values for the form, its note and the tabs: the settings of the result, on the tab Material."""
+def recall(studio: Studio, forms: Mapping[Kind, Filled], items: list[dict[str, Any]], index: int) -> tuple[Any, ...]:
+    """Values for all forms with their notes, the note here and the tabs: the settings, on the tab that makes such."""
     skip = gr.skip()
+    values: dict[Kind, list[Any]] = {kind: [skip] * (len(form.inputs) + 1) for kind, form in forms.items()}
     try:
         folder = Path(item_of(items, index)["folder"])
-        values = read_result(folder).get("request")
-        if not isinstance(values, dict):
+        told = read_result(folder).get("request")
+        if not isinstance(told, dict):
             raise ZelligeError(f"Expected a result with its settings, but {folder.name} has none")
-        found, left = trusted(values)
-    except ZelligeError as error:
-        return *[skip] * forms.FIELDS, note(str(error), kind="bad"), gr.Tabs(selected=material.TITLE)
+        found, left = trusted(told, places(studio.out))
+        found = studio.views.uploaded(found)
+    except (ZelligeError, OSError) as error:
+        return *chain(*values.values()), note(studio.told(error), kind="bad"), skip
     without = f", but for {' and '.join(left)}" if left else ""
-    text = note(f"All settings of {printable(folder.name)} are back{without}.")
-    return *forms.fill(found), text, gr.Tabs(selected=material.TITLE)
+    form = forms[found.kind]
+    values[found.kind] = [*form.fill(found), note(f"All settings of {printable(folder.name)} are back{without}.")]
+    return *chain(*values.values()), "", gr.Tabs(selected=form.title)

@@ -1,8 +1,8 @@
-"""The row under a preview: what the chosen result is exported for, and the packs to download."""
+"""The row under a preview: what the chosen result is exported for, and what can be downloaded."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 
@@ -19,21 +19,39 @@ NAMES = {
 NOTHING = gr.update(value=None, visible=False)
 
 
-class Packs:
-    """Components: `row` is shown where there is a result; `files` are emptied when another one is chosen."""
+class After(Protocol):
+    """A row that is shown where there is a result."""
 
-    def __init__(self, studio: Studio, prefix: str, more: tuple[str, str]) -> None:
-        """`prefix` starts the ids; `more` is the text and the id of the other button."""
+    row: Any
+    files: Any
+    """What is downloaded from."""
+    more: gr.Button | None
+
+    def connect(self, made: gr.State, chosen: gr.State) -> None:
+        """Let the buttons work on item `chosen` of the list `made`."""
+        ...
+
+    def offered(self, items: list[dict[str, Any]], index: int) -> Any:
+        """The value of `files` when another item is chosen."""
+        ...
+
+
+class Packs:
+    """Exports of a material. `files` are emptied when another one is chosen."""
+
+    def __init__(self, studio: Studio, prefix: str, more: tuple[str, str] | None = None) -> None:
+        """`prefix` starts the ids; `more` is the text and the id of another button."""
         self.studio = studio
-        with gr.Column(visible=False, elem_id=f"{prefix}-after", elem_classes="z-after") as self.row:
+        with gr.Column(visible=False, elem_id=f"{prefix}-after", elem_classes="z-after") as row:
             self.targets = gr.CheckboxGroup(
                 [(NAMES.get(name, name), name) for name in TARGETS], value=["gltf"], label="Export for"
             )
             with gr.Row(elem_classes="z-go"):
                 self.export = gr.Button("Pack as ZIP", elem_id=f"{prefix}-export", min_width=120)
-                self.more = gr.Button(more[0], elem_id=more[1], min_width=120)
-            self.files = gr.File(label="Packs", visible=False, interactive=False, elem_id=f"{prefix}-packs")
+                self.more = None if more is None else gr.Button(more[0], elem_id=more[1], min_width=120)
+            self.files: Any = gr.File(label="Packs", visible=False, interactive=False, elem_id=f"{prefix}-packs")
             self.status = gr.HTML("", elem_id=f"{prefix}-packed", apply_default_css=False)
+        self.row: Any = row
 
     def connect(self, made: gr.State, chosen: gr.State) -> None:
         """Let the button pack item `chosen` of the list `made`."""
@@ -45,6 +63,29 @@ class Packs:
             on_export, [made, chosen, self.targets], [self.files, self.status], show_progress="minimal",
             show_progress_on=self.status, api_visibility="private",
         )  # fmt: skip
+
+    def offered(self, items: list[dict[str, Any]], index: int) -> Any:
+        """Nothing: a pack is of one result."""
+        return NOTHING
+
+
+class Download:
+    """The file of a picture."""
+
+    def __init__(self, studio: Studio, prefix: str, more: tuple[str, str] | None = None) -> None:
+        """As of `Packs`."""
+        self.studio = studio
+        with gr.Row(visible=False, elem_id=f"{prefix}-after", elem_classes="z-go z-offer") as row:
+            self.files: Any = gr.DownloadButton("Download", elem_id=f"{prefix}-download", min_width=120)
+            self.more = None if more is None else gr.Button(more[0], elem_id=more[1], min_width=120)
+        self.row: Any = row
+
+    def connect(self, made: gr.State, chosen: gr.State) -> None:
+        """Nothing to do: the browser downloads by itself."""
+
+    def offered(self, items: list[dict[str, Any]], index: int) -> Any:
+        """The copy of the chosen picture."""
+        return gr.update(value=items[index]["download"])
 
 
 def export_chosen(studio: Studio, items: list[dict[str, Any]], index: int, names: list[str]) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 STATIC = Path(__file__).with_name("static")
-FILES = ("solid.js", "tiles.js", "preview.js")
+FILES = ("solid.js", "tiles.js", "picture.js", "preview.js")
 
 
 def preview(elem_id: str, title: str, text: str) -> gr.HTML:
@@ -37,7 +37,7 @@ def status(text: str, elem_id: str) -> gr.HTML:
 
 def shown(items: Sequence[dict[str, Any]], chosen: int = 0) -> str:
     """What the browser is told of results: everything but their place on the server."""
-    plain = [{key: value for key, value in item.items() if key != "folder"} for item in items]
+    plain = [{key: value for key, value in item.items() if key not in ("folder", "download")} for item in items]
     return json.dumps({"items": plain, "chosen": chosen})
 
 

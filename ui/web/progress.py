@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Generator
 
-from ui.web.desk import Ticket
+from ui.line import Ticket
 
 TICK = 0.5
 """Seconds between two looks where nothing changes; the time left goes on."""
@@ -34,7 +34,7 @@ def running(ticket: Ticket) -> str:
         ahead = ticket.ahead
         return bar(f"Waiting: {ahead} {'job' if ahead == 1 else 'jobs'} first" if ahead else "Starting", None)
     left = ticket.seconds_left
-    return bar(ticket.label or "Starting", ticket.done, "" if left is None else f"{clock(left)} left")
+    return bar(ticket.label or "Starting", ticket.done or None, "" if left is None else f"{clock(left)} left")
 
 
 def bar(label: str, done: float | None, right: str = "") -> str:

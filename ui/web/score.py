@@ -11,11 +11,11 @@ from typing import Any
 import gradio as gr
 
 from asd.errors import ZelligeError
-from ui.web.desk import Ticket
+from ui.line import Ticket
 from ui.web.page import Page
 from ui.web.preview import preview, shown, status
 from ui.web.progress import note, running, watch
-from ui.web.uploads import MAX_FILES, check_image, printable
+from ui.web.uploads import MAX_FILES, printable
 from ui.web.work import Studio
 
 TITLE = "Score"
@@ -49,7 +49,7 @@ def build(page: Page) -> None:
         yield from score(studio, _owner(request), given or [])
 
     def on_stop(request: gr.Request) -> None:
-        studio.desk.stop(_owner(request))
+        studio.line.stop(_owner(request))
 
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     go.click(on_score, files, [notes, table, look, go, stop], **private)
@@ -64,7 +64,7 @@ def score(studio: Studio, owner: str, files: list[str]) -> Iterator[tuple[Any, .
             raise ZelligeError("Expected one or more images, but got none")
         if len(files) > MAX_FILES:
             raise ZelligeError(f"Expected at most {MAX_FILES} images at once, but got {len(files)}")
-        ticket = studio.desk.submit(owner, partial(score_files, studio, files))
+        ticket = studio.line.submit(owner, partial(score_files, studio, files))
     except ZelligeError as error:
         yield note(str(error), kind="bad"), *[skip] * 4
         return
@@ -92,7 +92,7 @@ def score_files(studio: Studio, files: list[str], ticket: Ticket) -> tuple[list[
     for place, file in enumerate(files):
         ticket.report(place / len(files), f"Image {place + 1} of {len(files)}")
         try:
-            path = check_image(file)
+            path = studio.limits.image(file)
             found = score_file(path)
             if not isinstance(found, ImageScore):
                 raise ZelligeError(found.reason.replace(str(path), path.name))

@@ -12,10 +12,13 @@ from typing import Any
 import gradio as gr
 
 from asd.errors import ZelligeError
+from ui.output import MANIFESTS
 from ui.web.preview import STATIC
-from ui.web.views import read_result
+from ui.web.views import NAMES, read_result
 from ui.web.work import Studio
 
+PICTURES = ("preview.png", "image.png", "basecolor.png")
+"""Of a result: the first that is there is on its card."""
 DEEPEST = 4
 """Folders below that of the results: batches/NAME/ID/0000."""
 
@@ -36,7 +39,7 @@ def find_results(out: Path) -> list[Path]:
     found = []
     for path in _walk(out, DEEPEST):
         try:
-            found.append((os.stat(path / "material.json").st_mtime, path))
+            found.append((os.stat(_manifest(path)).st_mtime, path))
         except OSError:
             continue  # being replaced
     return [path for _, path in sorted(found, key=lambda pair: (-pair[0], str(pair[1])))]
@@ -57,15 +60,19 @@ def cards(studio: Studio, folders: Sequence[Path]) -> tuple[str, list[str]]:
 def _card(studio: Studio, folder: Path) -> dict[str, Any]:
     told = read_result(folder)
     request = told["request"] if isinstance(told.get("request"), dict) else {}
-    picture = folder / "preview.png"
-    if not picture.is_file() or picture.is_symlink():
-        picture = folder / "basecolor.png"
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.stat(folder / "material.json").st_mtime))
+    pictures = (folder / name for name in PICTURES)
+    picture = next((path for path in pictures if path.is_file() and not path.is_symlink()), folder / PICTURES[-1])
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.stat(_manifest(folder)).st_mtime))
+    named = {str(kind): name for kind, name in NAMES.items()}.get(str(request.get("kind")), folder.name)
     return {
-        "title": str(request.get("prompt") or folder.name)[:200],
+        "title": str(request.get("prompt") or named)[:200],
         "when": when,
         "image": studio.views.thumbnail(picture),
     }
+
+
+def _manifest(folder: Path) -> Path:
+    return next((folder / name for name in MANIFESTS if (folder / name).is_file()), folder / MANIFESTS[0])
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
@@ -77,7 +84,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
         if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
             continue
         path = Path(entry.path)
-        if (path / "material.json").is_file():
+        if any((path / name).is_file() for name in MANIFESTS):
             yield path
         elif depth > 1:
             yield from _walk(path, depth - 1)

@@ -110,7 +110,7 @@ def test_a_client_that_hangs_up_stops_its_job(live: Live) -> None:
         connection.shutdown(socket.SHUT_RDWR)
     (job,) = [job for job in queue.jobs() if job.request.prompt == "hang up"]
     for _ in range(100):
-        if job.id in queue._stopping:
+        if queue.stopping(job.id):
             break
         time.sleep(0.05)
     live.pipeline.gate.set()

@@ -171,7 +171,7 @@ def test_a_failure_is_told_without_the_servers_folders(live: Live) -> None:
 def test_models_are_those_of_the_operator(tmp_path: Path) -> None:
     loaded: list[str | None] = []
     with serving(tmp_path, models={"mine": "/srv/models/mine"}) as live:
-        live.app.state.service.queue._load = lambda name: loaded.append(name) or live.pipeline
+        live.app.state.service.models.load = lambda name: loaded.append(name) or live.pipeline
         job = live.wait(live.submit(model="mine"))
         assert job["state"] == "done" and job["request"]["model"] == "mine"  # no path leaves the server
         assert live.wait(live.submit(model="zellige"))["request"]["model"] is None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.ui.api.conftest import TOKEN, Live, serving
@@ -59,4 +60,52 @@ def test_the_page_of_ui_web_is_at_the_root(tmp_path: Path) -> None:
         answer = live.ask("GET", "/", headers=log_in)
         assert answer.status == 200 and b"zellige" in answer.body
         assert live.ask("GET", "/healthz").status == 200
+    gc.collect()
+
+
+def join(live: Live, session: str, *values: Any) -> Iterator[str]:
+    """Press Make on the page; what it then says, line by line."""
+    config = live.ask("GET", "/config").json
+    place = next(each["id"] for each in config["dependencies"] if each["api_name"] == "on_make")
+    data = [*values, "0", 1, "3", "", "", "png16", "", "", "", "", *[None] * 5]
+    asked = live.ask("POST", "/gradio_api/queue/join", data=data, fn_index=place, session_hash=session)
+    assert asked.status == 200, asked
+    with httpx.stream(
+        "GET", f"{live.url}/gradio_api/queue/data", params={"session_hash": session}, timeout=180, trust_env=False
+    ) as stream:
+        for line in stream.iter_lines():
+            yield line
+            if "process_completed" in line:
+                return
+
+
+def until(told: Iterator[str], text: str) -> str:
+    for line in told:
+        if text in line:
+            return line
+    raise AssertionError(f"the page never said {text}")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_page_and_the_api_stand_in_one_line(tmp_path: Path) -> None:
+    with serving(tmp_path / "jobs", page="auto", max_queue=2, max_pixels=64 * 64) as live:
+        live.pipeline.gate.clear()
+        first = live.submit(prompt="first")
+        live.wait(first, "running")
+        told = join(live, "a", "moss", 16, 16, "xy")
+        until(told, "Waiting: 1 job first")
+        second = live.submit(prompt="second")
+        assert live.ask("GET", f"/v1/jobs/{second}").json["position"] == 2
+        assert "zellige_jobs_waiting 2.0" in live.ask("GET", "/metrics").body.decode()
+        # no place is left, whoever asks
+        refused = live.ask("POST", "/v1/jobs", prompt="third", size="16x8")
+        assert refused.status == 429 and int(refused.headers["retry-after"]) >= 1
+        until(join(live, "b", "moss", 16, 16, "xy"), "Expected a free place in the queue, but 2 jobs are waiting")
+        until(join(live, "c", "moss", 65, 64, "xy"), "Expected at most 4096 pixels here, but got 65x64")
+        live.pipeline.gate.set()
+        until(told, "Made, in ")
+        assert live.wait(second)["state"] == live.wait(first)["state"] == "done"
+        assert [call["prompt"] for call in live.pipeline.calls] == ["first", "moss", "second"]
+        assert 'zellige_jobs_total{state="done"} 3.0' in live.ask("GET", "/metrics").body.decode()
+        assert [path.name for path in (tmp_path / "jobs-page").glob("*/material.json")] == ["material.json"]
     gc.collect()

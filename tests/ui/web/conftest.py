@@ -18,7 +18,6 @@ from tests.ui.conftest import PlainPipeline
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-    from ui.web.desk import Desk
     from ui.web.work import Studio
 
 ROOT = Path(__file__).parents[3]
@@ -32,25 +31,16 @@ PATIENCE = 90_000
 HAS_WEIGHTS = (ROOT / "materials" / "weights" / "model_index.json").is_file()
 
 
-@pytest.fixture(scope="module")
-def desk() -> Desk:
-    """One for many studios: its worker never ends, and torch keeps tens of megabytes for every thread."""
-    from ui.web.desk import Desk
-
-    return Desk()
-
-
 @pytest.fixture
-def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, desk: Desk) -> Iterator[Studio]:
-    """A studio whose model is `PlainPipeline`, reachable as `studio.pipeline().calls`."""
+def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
+    """A studio whose model is `PlainPipeline`, which every job is given."""
     from ui.web.work import Studio
 
     made = PlainPipeline()
     monkeypatch.setattr("ui.jobs._load", lambda model, device: made)
-    yield Studio(out=tmp_path / "out", desk=desk)
-    for ticket in (desk.running, *desk.waiting):
-        if ticket is not None:
-            ticket.stop()
+    studio = Studio(out=tmp_path / "out")
+    yield studio
+    studio.line.close()  # torch keeps tens of megabytes for every thread
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 
 from asd.errors import ZelligeError
 from ui import cli
-from ui.commands.ui import is_loopback
+from ui.address import is_loopback
 from ui.web import app
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +32,7 @@ def test_others_need_a_token(host: str, capsys: pytest.CaptureFixture[str]) -> N
         (["--token", "a" * 20 + ";"], "letters and digits"),
         (["--port", "70000"], "--port to be 0 to 65535"),
         (["--port", "x"], "--port to be a whole number"),
-        (["--host", "no.such.host.invalid", "--token", TOKEN], "cannot be had"),
+        (["--host", "no.such.host.invalid", "--token", TOKEN], "a free port and an address of this machine"),
         (["--out", "/dev/null"], "a folder for the results, but got the file"),
     ],
 )
@@ -48,7 +48,7 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert cli.main(["ui", "--no-browser", "--port", str(port)]) == 2
-    assert f"{port} cannot be had" in capsys.readouterr().err
+    assert f"a free port and an address of this machine, but got 127.0.0.1:{port}" in capsys.readouterr().err
 
 
 def test_the_token_comes_from_the_environment_too(

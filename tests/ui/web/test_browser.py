@@ -34,12 +34,12 @@ def expect(locator: Any) -> Any:
 def ask(visit: Visit, prompt: str, *, side: int = 128, steps: int = 2, seed: int = 7, count: int = 1) -> None:
     page = visit.page
     open_tab(visit, "Material")
-    page.get_by_label("Prompt", exact=True).fill(prompt)
-    page.get_by_label("Width, px").fill(str(side))
-    page.get_by_label("Height, px").fill(str(side))
-    page.get_by_label("Seed", exact=True).fill(str(seed))
-    page.get_by_label("Best of").fill(str(count))
-    field = page.get_by_label("Steps", exact=True)
+    page.get_by_label("Prompt", exact=True).locator("visible=true").fill(prompt)
+    page.get_by_label("Width, px").locator("visible=true").fill(str(side))
+    page.get_by_label("Height, px").locator("visible=true").fill(str(side))
+    page.get_by_label("Seed", exact=True).locator("visible=true").fill(str(seed))
+    page.get_by_label("Best of").locator("visible=true").fill(str(count))
+    field = page.get_by_label("Steps", exact=True).locator("visible=true")
     if not field.is_visible():
         page.get_by_role("button", name="Steps, guidance, pattern").click()
         field.wait_for()
@@ -142,7 +142,7 @@ def test_material(visit: Visit, site: Site, first: Path, tmp_path: Path) -> None
     assert len(set(seen)) == len(seen)
     # export of the chosen one
     page.locator("#z-preview .z-ranks button").nth(1).click()
-    page.get_by_label("Unreal").check()
+    page.get_by_label("Unreal").locator("visible=true").check()
     page.locator("#z-material-export").click()
     link = page.locator("#z-material-packs a[download]").first
     link.wait_for()
@@ -158,7 +158,7 @@ def test_material(visit: Visit, site: Site, first: Path, tmp_path: Path) -> None
         assert (
             page.locator("#z-preview .z-facts dd").nth(2).inner_text()
             == seed
-            == page.get_by_label("Seed", exact=True).input_value()
+            == page.get_by_label("Seed", exact=True).locator("visible=true").input_value()
         )
 
 
@@ -166,13 +166,13 @@ def test_recall_and_refusals(visit: Visit, first: Path, tmp_path: Path) -> None:
     page = visit.page
     page.locator("#z-recall input[type=file]").set_input_files(first / "normal.png")
     expect(page.locator("#z-status")).to_contain_text("All settings of normal.png are back")
-    assert page.get_by_label("Prompt", exact=True).input_value() == "red brick <b>wall</b>"
-    assert page.get_by_label("Seed", exact=True).input_value() == "8"
-    assert page.get_by_label("Width, px").input_value() == "128"
+    assert page.get_by_label("Prompt", exact=True).locator("visible=true").input_value() == "red brick <b>wall</b>"
+    assert page.get_by_label("Seed", exact=True).locator("visible=true").input_value() == "8"
+    assert page.get_by_label("Width, px").locator("visible=true").input_value() == "128"
     write_png(tmp_path / "other.png", np.zeros((3, 8, 8), np.uint8), colour="srgb")
     page.locator("#z-recall input[type=file]").set_input_files(tmp_path / "other.png")
     expect(page.locator("#z-status [role=alert]")).to_contain_text("but other.png has none")
-    page.get_by_label("Prompt", exact=True).fill("")
+    page.get_by_label("Prompt", exact=True).locator("visible=true").fill("")
     page.get_by_role("button", name="Make", exact=True).click()
     expect(page.locator("#z-status [role=alert]")).to_have_text(
         "Expected prompt to say what to make, but got an empty text."
@@ -265,9 +265,9 @@ def test_history_and_accessibility(visit: Visit, first: Path) -> None:
     serious = [*_serious(found, "Material")]
     page.get_by_role("button", name="Keep maps").click()
     page.get_by_role("button", name="Steps, guidance, pattern").click()
-    page.get_by_label("Pattern size, 0 to 1").wait_for()
+    page.get_by_label("Pattern size, 0 to 1").locator("visible=true").wait_for()
     serious += _serious(axe.Axe().run(page), "Material, unfolded")
-    for name in ("Score", "Batch", "History"):
+    for name in ("Image", "Upscale", "Photo to maps", "Score", "Batch", "History"):
         open_tab(visit, name)
         page.wait_for_timeout(400)
         if name == "History":
@@ -278,8 +278,8 @@ def test_history_and_accessibility(visit: Visit, first: Path) -> None:
     width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert width[0] <= width[1], "the page scrolls sideways"
     page.locator("#z-history-recall").click()
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value("red brick <b>wall</b>")
-    expect(page.get_by_label("Prompt", exact=True)).to_be_visible()
+    expect(page.get_by_label("Prompt", exact=True).locator("visible=true")).to_have_value("red brick <b>wall</b>")
+    expect(page.get_by_label("Prompt", exact=True).locator("visible=true")).to_be_visible()
 
 
 def _serious(found: Any, where: str) -> list[str]:

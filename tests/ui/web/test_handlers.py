@@ -16,10 +16,17 @@ from materials.png import read_png, write_png
 from tests.ui.conftest import PlainPipeline, hidden
 from ui.jobs import run_job
 from ui.request import MAX_SEED, Request
-from ui.web import batch, forms, history, material, packs, score, shelf
+from ui.web import batch, forms, history, image, making, material, packs, photo, score, shelf, upscale
+from ui.web.page import Filled
 from ui.web.work import Studio
 
 PLAIN = Request(prompt="oak", size=(24, 16), seed=3, steps=2)
+WIDTHS = {"material": forms.FIELDS, "image": image.FIELDS, "upscale": upscale.FIELDS, "maps": photo.FIELDS}
+NOTES: Any = None
+FORMS: Any = {
+    kind: Filled(kind, [None] * WIDTHS[kind], NOTES, module.fill)
+    for kind, module in (("material", forms), ("image", image), ("upscale", upscale), ("maps", photo))
+}
 SCRIPT = "<img src=x onerror=alert(1)><script>alert(1)</script>"
 
 
@@ -120,7 +127,7 @@ def test_bad_input_is_one_sentence(studio: Studio, changes: dict[str, Any], mess
 def test_seeds_beyond_a_browser_s_numbers(studio: Studio) -> None:
     items = end(material.make(studio, "me", values(seed=str(MAX_SEED))))[2]
     assert items[0]["seed"] == str(MAX_SEED)
-    assert material.same_seed(items, 0) == (str(MAX_SEED), 1)
+    assert making.same_seed(items, 0) == (str(MAX_SEED), 1)
 
 
 def test_an_error_of_the_system_names_no_place(studio: Studio) -> None:
@@ -148,7 +155,7 @@ def test_stop_really_stops(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> N
     told: tuple[Any, ...] = ()
     for told in material.make(studio, "me", values(steps="900")):
         if "step 3 of" in told[0].lower():
-            assert studio.desk.stop("me") == 1
+            assert studio.line.stop("me") == 1
     assert "Stopped; nothing was kept." in told[0] and told[-2]["interactive"]
     assert 3 <= len(seen) < 60
     assert not studio.out.exists() or list(studio.out.iterdir()) == []
@@ -159,7 +166,7 @@ def test_stop_keeps_the_samples_that_are_whole(studio: Studio, monkeypatch: pyte
     class Stopping(PlainPipeline):
         def __call__(self, prompt: str, **options: Any) -> Any:
             if len(self.calls) == 2:
-                studio.desk.stop("me")
+                studio.line.stop("me")
             return super().__call__(prompt, **options)
 
     stopping = Stopping()
@@ -224,7 +231,7 @@ def test_packs(studio: Studio) -> None:
         files, text = packs.export_chosen(studio, items, index, names)
         assert message in text and not files["visible"]
     with pytest.raises(gr.Error, match="a result to be chosen"):
-        material.same_seed([], 0)
+        making.same_seed([], 0)
 
 
 def test_scores(studio: Studio, tmp_path: Path) -> None:
@@ -278,7 +285,7 @@ def test_a_batch_that_is_stopped_goes_on(studio: Studio, tmp_path: Path, monkeyp
     class Stopping(PlainPipeline):
         def __call__(self, prompt: str, **options: Any) -> Any:
             if len(self.calls) == 1:
-                studio.desk.stop("me")
+                studio.line.stop("me")
             return super().__call__(prompt, **options)
 
     stopping = Stopping()
@@ -341,11 +348,12 @@ def test_history_lists_opens_and_recalls(studio: Studio, tmp_path: Path) -> None
     assert len(cards) == 4 and SCRIPT in {card["title"] for card in cards}
     assert all(set(card) == {"title", "when", "image"} for card in cards)
     place = next(i for i, card in enumerate(cards) if card["title"] == SCRIPT)
-    _, shown, items, row, _ = history.open_result(studio, folders, event(index=place))
+    _, shown, items, row, *_ = history.open_result(studio, folders, event(index=place))
     assert row["visible"] and json.loads(shown)["items"][0]["title"] == SCRIPT
-    told = history.recall(items, 0)
-    assert told[0] == SCRIPT and "All settings of 000" in told[-2] and len(told) == forms.FIELDS + 2
-    assert "a result to be chosen" in history.recall([], 0)[-2]
+    told = history.recall(studio, FORMS, items, 0)
+    assert told[0] == SCRIPT and "All settings of 000" in told[forms.FIELDS]
+    assert len(told) == sum(WIDTHS.values()) + len(WIDTHS) + 2
+    assert "a result to be chosen" in history.recall(studio, FORMS, [], 0)[-2]
 
 
 def test_history_stays_in_its_folder(studio: Studio, tmp_path: Path) -> None:

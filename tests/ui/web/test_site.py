@@ -92,7 +92,7 @@ def test_an_uploaded_drawing_that_is_handed_in_stays_an_attachment(client: httpx
     body = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
     (path,) = client.post("/gradio_api/upload", files={"files": ("a.svg", body, "image/svg+xml")}).json()
     file = {"path": path, "orig_name": "a.svg", "meta": {"_type": "gradio.FileData"}}
-    for name, data in (("recall", [file]), ("on_score", [[file]]), ("on_check", [file, "", False])):
+    for name, data in (("recall", [file]), ("on_score", [[file]]), ("on_check", [file, "", False, [file]])):
         call(client, name, data)
     assert client.get(f"/gradio_api/file={path}").headers["content-disposition"].startswith("attachment")
 
@@ -121,7 +121,7 @@ def test_a_large_upload_is_refused_before_it_fills_the_disk(client: httpx.Client
 )
 def test_forged_file_values_read_nothing(client: httpx.Client, path: str) -> None:
     file = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
-    for name, data in (("recall", [file]), ("on_check", [file, "", False]), ("on_score", [[file]])):
+    for name, data in (("recall", [file]), ("on_check", [file, "", False, [file]]), ("on_score", [[file]])):
         told = call(client, name, data)
         assert "root:" not in told and "[project]" not in told
         assert "All settings" not in told and "Every row" not in told
@@ -161,10 +161,13 @@ def test_forged_addresses_are_not_fetched(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("on_check", [None, "../../../x", False]), ("on_check", [{}, [], {}]), ("on_check", ["x" * 10_000, None, None]),
+        ("on_check", [None, "../../../x", False, None]), ("on_check", [{}, [], {}, [7]]),
+        ("on_check", ["x" * 10_000, None, None, "x"]),
         ("recall", [7]), ("recall", [[]]), ("on_make", []), ("on_make", [None] * 19), ("on_make", ["x"] * 19),
         ("on_make", [{"a": 1}] * 19), ("on_export", [["gltf"]]), ("on_export", [["../../x", "gltf"]]), ("on_more", []),
-        ("on_score", ["/etc/passwd"]), ("same_seed", []), ("select", []), ("on_select", []),
+        ("on_score", ["/etc/passwd"]), ("same_seed", []), ("on_select", []),
+        ("on_recall", [7]), ("on_given", ["/etc/passwd"]), ("on_card", [{"path": "/etc/passwd"}]),
+        ("on_size", ["/etc/passwd", "2", None, None]), ("on_size", [None, {}, [], "x"]),
     ],
 )  # fmt: skip
 def test_forged_calls_leave_the_server_well(client: httpx.Client, site: Site, name: str, data: list[Any]) -> None:

@@ -14,6 +14,7 @@ from asd.errors import ZelligeError
 from materials.png import write_png
 from ui.request import Request
 from ui.web import forms
+from ui.web.kept import PICTURES, keep, places
 from ui.web.uploads import check_image, check_local, read_recall, slug, trusted
 
 GOOD = {"prompt": "oak", "size": "48x32", "seed": 2**62, "count": 3, "scale": 0.5, "seamless": "x", "steps": 2,
@@ -135,21 +136,66 @@ def test_moving_images_are_refused(tmp_path: Path) -> None:
 
 def test_requests_of_the_page_name_no_files(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
+    kept.mkdir()
+    mine = str(png(kept / "a.png", GOOD))
+    png(tmp_path / "b.png", GOOD)
     check_local(Request(prompt="oak", lock=(("basecolor", "#102030"), ("roughness", 0.5))))
-    check_local(Request(prompt="oak", lock=(("height", str(kept / "a.png")),)), (kept,))
-    for path in ("/etc/passwd", "a.png", str(kept / ".." / "a.png"), "file:///etc/passwd", "http://example.org/a.png"):
+    check_local(Request(prompt="oak", lock=(("height", mine),)), (kept,))
+    check_local(Request(kind="maps", image=mine), (kept,))
+    check_local(Request(kind="upscale", image=mine), (kept,))
+    check_local(Request(kind="image", prompt="oak", image=mine, mask=mine), (kept,))
+    for path in ("/etc/passwd", "a.png", f"{kept}/../b.png", f"{kept}/gone.png", str(kept), f"{kept}x/a.png", "x\0y",
+                 "file:///etc/passwd", "http://example.org/a.png", f"file://{mine}", "~/.ssh/id_rsa"):  # fmt: skip
         with pytest.raises(ZelligeError, match="no files of the server"):
             check_local(Request(prompt="oak", lock=(("height", path),)), (kept,))
-        with pytest.raises(ZelligeError, match="Expected no image, since the page reads no files of the server"):
-            check_local(Request(prompt="oak", image=path), (kept,))
-        with pytest.raises(ZelligeError, match="Expected kind material"):
-            check_local(Request(kind="maps", image=path), (kept,))
-    request, left = trusted({"prompt": "oak", "image": "/etc/passwd", "mask": "/etc/hosts", "strength": 0.5})
-    assert request == Request(prompt="oak") and left == ["the picture that it varied"]
-    with pytest.raises(ZelligeError, match="settings of a material"):
-        trusted({"kind": "maps", "image": "/etc/passwd"})
+        for kind in ("maps", "upscale", "image", "material"):
+            request = Request.from_dict({"kind": kind, "image": path} | ({} if kind == "maps" else {"prompt": "oak"}))
+            with pytest.raises(ZelligeError, match="Expected no image, since the page reads no files of the server"):
+                check_local(request, (kept,))
+            with pytest.raises(ZelligeError, match="no files of the server"):
+                check_local(request)
+        with pytest.raises(ZelligeError, match="Expected no mask, since"):
+            check_local(Request(kind="image", prompt="oak", image=mine, mask=path), (kept,))
     with pytest.raises(ZelligeError, match="Expected no model"):
         check_local(Request(prompt="oak", model="a/b"))
+
+
+def test_pictures_of_a_recall_are_those_that_the_page_keeps(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    mine = str(png(kept / "a.png", GOOD))
+    for kind in ("maps", "upscale"):
+        assert trusted({"kind": kind, "image": mine}, (kept,)) == (Request.from_dict({"kind": kind, "image": mine}), [])
+        for path in ("/etc/passwd", f"{kept}/../kept/b.png", 7, ["a"], {}):
+            with pytest.raises(ZelligeError, match="the picture that it was made of to be kept here"):
+                trusted({"kind": kind, "image": path}, (kept,))
+    painted = {"kind": "image", "prompt": "oak", "image": mine, "mask": "/etc/hosts", "strength": 0.5}
+    request, left = trusted(painted, (kept,))
+    assert (request.image, request.mask, request.strength, left) == (mine, None, 0.5, ["its mask"])
+    request, left = trusted(painted)
+    assert request == Request(kind="image", prompt="oak") and left == ["the picture that it was made of"]
+    request, left = trusted({"prompt": "oak", "image": mine, "mask": mine, "strength": 0.5, "vary": 3}, (kept,))
+    assert request == Request(prompt="oak")  # the form of a material has no fields for them
+    assert left == ["the picture that it was made of", "the neighbour that it varied towards"]
+
+
+def test_a_recall_is_of_the_tab_s_own_kind(tmp_path: Path) -> None:
+    painted = png(tmp_path / "a.png", {"kind": "image", "prompt": "oak"})
+    assert read_recall(painted, "image")[0] == Request(kind="image", prompt="oak")
+    with pytest.raises(ZelligeError, match=r"the settings of a material, but a\.png has those of something else"):
+        read_recall(painted)
+
+
+def test_pictures_are_kept_under_names_of_their_contents(tmp_path: Path) -> None:
+    given = tmp_path / "up load.html"
+    given.write_bytes(png(tmp_path / "a.png", GOOD).read_bytes())
+    painted = Request(kind="image", prompt="oak", image=str(given), mask=str(tmp_path / "a.png"))
+    request = keep(painted, tmp_path / "out")
+    assert request.image == request.mask
+    path = Path(str(request.image))
+    assert path.parent == tmp_path / "out" / PICTURES and path.suffix == ".png" and len(path.stem) == 32
+    assert path.read_bytes() == given.read_bytes() and list(path.parent.iterdir()) == [path]
+    check_local(request, places(tmp_path / "out"))
 
 
 def test_a_link_out_of_the_kept_images_is_refused(tmp_path: Path) -> None:

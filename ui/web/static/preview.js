@@ -1,12 +1,12 @@
 // The preview: what `ui.web.preview.shown` tells, as tiles, a solid, maps, score and seams. Text from outside only ever
 // becomes text, through `textContent`.
 
-const MAP_NAMES = { lit: "Lit", basecolor: "Basecolor", normal: "Normal", height: "Height", roughness: "Roughness",
-  metallic: "Metallic", ao: "Occlusion", seam: "Seam map" };
+const MAP_NAMES = { picture: "Picture", lit: "Lit", basecolor: "Basecolor", normal: "Normal", height: "Height", roughness: "Roughness",
+  metallic: "Metallic", ao: "Occlusion", photo: "Photo", seam: "Seam map" };
 const prefix = "z" + Math.random().toString(36).slice(2, 8);
 const address = (path) => ((window.gradio_config && window.gradio_config.root) || "").replace(/\/$/, "") + path;
 const images = new Map();
-let told = { items: [], chosen: 0 }, view = { map: "lit" }, tiles = null, solid = null, parts = null, turnOf = 0;
+let told = { items: [], chosen: 0 }, view = { map: "lit" }, tiles = null, solid = null, near = null, parts = null, turnOf = 0;
 
 function make(tag, given = {}, ...children) {
   const made = document.createElement(tag);
@@ -149,23 +149,42 @@ function build() {
   } else {
     parts.solid.append(make("p", { class: "z-empty", text: "The 3D preview needs WebGL 2, which this browser does not give." }));
   }
+  // a picture: from near and far, beside what it was made of, or as repeats
+  parts.near = lookClosely();
+  parts.way = choice("View", { near: "Picture", tile: "Repeats" }, "tile", (key) => { view.way = key; choose(told.chosen, false); });
   // score
   parts.score = make("section", { class: "z-score", "aria-label": "Tileability" });
   parts.maps = make("div", { class: "z-maps", role: "group", "aria-label": "Maps" });
-  root.append(parts.ranks, make("div", { class: "z-panes" }, tile, parts.solid), parts.score, parts.maps);
+  root.append(parts.ranks, make("div", { class: "z-panes" }, parts.way.group, tile, parts.solid, parts.near), parts.score, parts.maps);
+  parts.tile = tile;
+}
+
+function lookClosely() {
+  const canvas = make("canvas", { class: "z-canvas z-near", tabindex: 0, role: "img", "aria-label": "The picture. Drag, or move with the arrow keys." });
+  near = makePicture(canvas);
+  drags(canvas, near.move);
+  const zoom = slider("zoom", "Zoom", 0, 1, 0.01, 0, (value) => near.zoom(value), (value) => `${Math.round(100 * near.scale(value))} %`);
+  near.changed = () => zoom.set(near.look.zoom);
+  parts.wipe = slider("wipe", "Before | after", 0, 100, 1, 50, (value) => { near.look.wipe = value / 100; near.draw(); }, (value) => `${value} %`);
+  const one = make("button", { type: "button", class: "z-toggle", text: "Actual pixels", onclick: () => near.actual() });
+  const all = make("button", { type: "button", class: "z-toggle", text: "Fit", onclick: () => near.fit() });
+  const frame = make("div", { class: "z-frame" }, canvas, parts.names = make("div", { class: "z-names", "aria-hidden": "true" }, make("span", { text: "Before" }), make("span", { text: "After" })));
+  return make("section", { class: "z-pane", "aria-label": "Picture" }, make("div", { class: "z-bar" }, all, one), frame,
+    make("div", { class: "z-bar z-under z-two" }, zoom.row, parts.wipe.row));
 }
 
 function lookAt(name) {
   const item = told.items[told.chosen];
-  view.map = name in item.maps ? name : "basecolor";
+  view.map = [name, "basecolor", "picture"].find((each) => each in item.maps);
   parts.map.value = view.map;
   for (const button of parts.maps.children) button.setAttribute("aria-pressed", String(button.dataset.map === view.map));
   load(item.maps[view.map]).then((image) => { if (told.items[told.chosen] === item) tiles.show(image); }).catch(() => {});
 }
 
-function meter(label, value) {
+function meter(label, value, before) {
   const shown = value.toFixed(2), low = value < 0.5;
   return make("div", { class: "z-meter" + (low ? " z-low" : "") }, make("span", { text: label }),
+    ...(before == null ? [] : [make("span", { class: "z-number z-was", text: before.toFixed(2) })]),
     make("meter", { min: 0, max: 1, low: 0.5, high: 0.75, optimum: 1, value, "aria-label": `${label}: ${shown} of 1` }),
     make("span", { class: "z-number", text: shown }));
 }
@@ -178,28 +197,53 @@ function metres(value) {
   return value >= 0.1 ? `${value.toFixed(2)} m` : value >= 0.001 ? `${(value * 1000).toFixed(1)} mm` : `${(value * 1e6).toFixed(0)} µm`;
 }
 
+// The verdict of a score, with what it was before where that is known.
+function scored(item) {
+  const score = item.score, before = item.before, good = score.verdict === "tiles";
+  const rows = [["Both axes", "both"], ["Left to right", "x"], ["Top to bottom", "y"]];
+  const badge = make("span", { class: good ? "z-badge z-good" : "z-badge z-bad", text: good ? "Tiles" : "Has a " + score.verdict });
+  return [badge, make("div", { class: before ? "z-meters z-both" : "z-meters" },
+    ...(before ? [make("div", { class: "z-legend" }, make("span", { text: "Photo" }), make("span", { text: "Tile" }))] : []),
+    ...rows.map(([label, key]) => meter(label, score[key], before && before[key])))];
+}
+
 function choose(index, loud) {
   told.chosen = index;
-  const item = told.items[index], turn = ++turnOf, score = item.score;
+  const item = told.items[index], turn = ++turnOf, score = item.score, plain = item.kind === "picture" && item.axes === "none";
   [...parts.ranks.children].forEach((button, place) => button.setAttribute("aria-pressed", String(place === index)));
   parts.ranks.hidden = told.items.length < 2;
   parts.solid.hidden = item.kind !== "material";
+  const close = item.kind === "picture" && (plain || (view.way || (item.maps.before ? "near" : "tile")) === "near");
+  parts.near.hidden = !close;
+  parts.tile.hidden = close;
+  parts.way.group.hidden = item.kind !== "picture" || plain;
+  parts.way.set(close ? "near" : "tile", false);
   parts.root.classList.toggle("z-flat", item.kind !== "material");
-  parts.map.replaceChildren(...Object.keys(MAP_NAMES).filter((name) => name in item.maps).map((name) => make("option", { value: name, text: MAP_NAMES[name] })));
-  parts.maps.replaceChildren(...Object.keys(MAP_NAMES).filter((name) => name in item.maps).map((name) => make("button",
+  parts.root.classList.toggle("z-wide", item.kind === "picture" && item.size[0] > 1.6 * item.size[1]);
+  const names = Object.keys(MAP_NAMES).filter((name) => name in item.maps);
+  parts.map.replaceChildren(...names.map((name) => make("option", { value: name, text: MAP_NAMES[name] })));
+  parts.maps.hidden = close;
+  parts.maps.replaceChildren(...names.map((name) => make("button",
     { type: "button", "data-map": name, onclick: () => lookAt(name) },
     make("img", { src: address(item.maps[name]), alt: "", loading: "lazy", width: 96, height: 96 }), make("span", { text: MAP_NAMES[name] }))));
-  const good = score.verdict === "tiles";
+  const [badge, meters] = score ? scored(item) : [];
+  parts.score.setAttribute("aria-label", score ? "Tileability" : "The picture in figures");
   parts.score.replaceChildren(
-    make("div", { class: "z-verdict" }, make("span", { class: good ? "z-badge z-good" : "z-badge z-bad", text: good ? "Tiles" : "Has a " + score.verdict }),
-      make("strong", { class: "z-title", text: item.title })),
-    make("div", { class: "z-meters" }, meter("Both axes", score.both), meter("Left to right", score.x), meter("Top to bottom", score.y)),
-    make("img", { class: "z-seams", src: address(item.maps.seam), alt: "Seam map: the image in grey, in red where repeats would show a seam" }),
+    make("div", { class: "z-verdict" }, ...(badge ? [badge] : []), make("strong", { class: "z-title", text: item.title })),
+    ...(score ? [meters, make("img", { class: "z-seams", src: address(item.maps.seam), alt: "Seam map: the image in grey, in red where repeats would show a seam" })] : []),
     make("dl", { class: "z-facts" }, fact("Size", `${item.size[0]} × ${item.size[1]} px`),
-      fact("Seam ratio", `${score.seam_x.toFixed(2)} across, ${score.seam_y.toFixed(2)} down`),
+      ...(score ? [fact("Seam ratio", `${score.seam_x.toFixed(2)} across, ${score.seam_y.toFixed(2)} down`)] : []),
       ...(item.seed === "" ? [] : [fact("Seed", item.seed)]),
-      ...(item.kind === "material" ? [fact("Real size", `${metres(item.size_m[0])} × ${metres(item.size_m[1])}`), fact("Depth", metres(item.depth_m))] : [])));
-  lookAt(view.map);
+      ...(item.kind === "material" ? [fact("Real size", `${metres(item.size_m[0])} × ${metres(item.size_m[1])}`), fact("Depth", metres(item.depth_m))] : []),
+      ...(item.facts || []).map(([label, value]) => fact(label, value))));
+  tiles.look.repeat = { x: "repeat-x", y: "repeat-y" }[item.axes] || "repeat";
+  if (!close) lookAt(view.map);
+  if (item.kind === "picture") {
+    parts.wipe.row.hidden = parts.names.hidden = !item.maps.before;
+    Promise.all([item.maps.picture, item.maps.before].filter(Boolean).map(load)).then(([after, before]) => {
+      if (turn === turnOf) near.show(after, before || null, item.size);
+    }).catch(() => {});
+  }
   if (solid && item.kind === "material") {
     const names = ["basecolor", "normal", "height", "roughness", "metallic", "ao"].filter((name) => name in item.maps);
     Promise.all(names.map((name) => load(item.maps[name]))).then((found) => {
@@ -219,14 +263,14 @@ function refresh() {
   if (!told.items.length) {
     const root = element.querySelector(".z-preview");
     root.replaceChildren(make("div", { class: "z-welcome" }, make("strong", { text: root.dataset.title }), make("span", { text: root.dataset.text })));
-    parts = tiles = solid = null;
+    parts = tiles = solid = near = null;
     return;
   }
   if (!parts) build();
   parts.ranks.replaceChildren(...told.items.map((item, place) => make("button", { type: "button", onclick: () => choose(place, true) },
-    make("img", { src: address(item.maps.lit || item.maps.basecolor), alt: "", width: 72, height: 72 }),
-    make("span", { class: "z-rank", text: `${place + 1}` }), make("span", { class: "z-number", text: item.score.both.toFixed(2) }),
-    make("span", { class: "z-sr", text: item.kind === "material" ? `seed ${item.seed}` : item.title }))));
+    make("img", { src: address(item.maps.lit || item.maps.basecolor || item.maps.picture), alt: "", width: 72, height: 72 }),
+    make("span", { class: "z-rank", text: `${place + 1}` }), ...(item.score ? [make("span", { class: "z-number", text: item.score.both.toFixed(2) })] : []),
+    make("span", { class: "z-sr", text: item.seed === "" ? item.title : `seed ${item.seed}` }))));
   choose(Math.min(told.chosen, told.items.length - 1), false);
 }
 

@@ -2,7 +2,7 @@
 // its own, and small views come from halved copies, whose pixels never mix the two sides of a border.
 
 function makeTiles(canvas) {
-  const look = { tiles: 2, x: 0, y: 0, marks: true };
+  const look = { tiles: 2, x: 0, y: 0, marks: true, repeat: "repeat" };
   const state = { levels: [], waiting: false };
 
   function show(image) {
@@ -32,7 +32,7 @@ function makeTiles(canvas) {
     const level = Math.min(state.levels.length - 1, Math.max(0, Math.floor(Math.log2(1 / scale) + 0.5)));
     const image = state.levels[level], pixels = [image.naturalWidth || image.width, image.naturalHeight || image.height];
     const left = canvas.width / 2 + look.x * wide, top = canvas.height / 2 + look.y * high;
-    const pattern = pen.createPattern(image, "repeat");
+    const pattern = pen.createPattern(image, look.repeat);
     pattern.setTransform(new DOMMatrix([wide / pixels[0], 0, 0, high / pixels[1], left, top]));
     pen.imageSmoothingEnabled = scale < 3; // above, one wants to see the pixels
     pen.fillStyle = pattern;
