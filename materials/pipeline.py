@@ -16,6 +16,7 @@ from asd.errors import CheckpointError, ZelligeError
 from asd.resample import resample
 from asd.seamless import Seamless, SeamlessAxes, parse_axes
 from asd.sizes import torus_size
+from asd.tile_guide import TileGuide
 from materials.conditioning import SCALE_RANGE, condition_vector
 from materials.cut import calm_cut
 from materials.defaults import GUIDANCE, STEPS
@@ -73,6 +74,7 @@ class Options(TypedDict, total=False):
     mask: Tensor | None
     neighbour: int | None
     amount: float | None
+    guide: SeamlessAxes | None
     callback: Callable[[int, int], None] | None
 
 
@@ -178,6 +180,7 @@ class MaterialPipeline(DiffusionPipeline):
         mask: Tensor | None = None,
         neighbour: int | None = None,
         amount: float | None = None,
+        guide: SeamlessAxes | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Material | list[Material]:
         """Make one material, or one for each prompt of a list.
@@ -198,6 +201,9 @@ class MaterialPipeline(DiffusionPipeline):
             mask: (1, H, W), above 0.5 where the material is made anew; all else keeps its values exactly.
             neighbour: a seed; the noise is `amount` of the way from the seed's to its.
             amount: from 0 to 1.
+            guide: axes out of those that `seamless` leaves, along which samples are steered to tile by
+                `asd.tile_guide.TileGuide`, with nothing wrapped in the networks. It takes ten times as long, and mostly
+                succeeds; the maps' own maths then treats these axes as a torus too.
             callback: called as (step, steps) after every step.
 
         Raises:
@@ -220,7 +226,9 @@ class MaterialPipeline(DiffusionPipeline):
         guidance = GUIDANCE if guidance is None else guidance
         if not math.isfinite(guidance):
             raise ZelligeError(f"Expected guidance as a finite number, but got {guidance}.")
-        wrap_x, wrap_y = parse_axes(seamless)
+        parse_axes(seamless)
+        guided = _guided(guide or "none", seamless, mask)
+        tiled = _union(seamless, guided)
         canvas = torus_size(size, multiple=FACTOR * self.stride, least_area=BASE_TEXELS**2, least_side=96)
         locks = _checked_locks(lock or {}, size)
         variation = variation_of(image, strength, mask, neighbour, amount, size, seamless)
@@ -230,8 +238,9 @@ class MaterialPipeline(DiffusionPipeline):
             raise ZelligeError(f"Expected scale from {SCALE_RANGE[0]:g} to {SCALE_RANGE[1]:g}, but got {scale:g}.")
         scale = min(SCALE_RANGE[1], max(SCALE_RANGE[0], scale))
         with Seamless([self.unet, self.vae], seamless):
-            z = self.denoise(prompts, seeds, canvas, seamless, steps, guidance, scale, callback, variation)
+            z = self.denoise(prompts, seeds, canvas, seamless, steps, guidance, scale, callback, variation, guided)
             maps = torch.cat([self.decode(latent[None]) for latent in z])
+        wrap_x, wrap_y = parse_axes(tiled)
         maps = resample(maps, (size[1], size[0]), wrap_x=wrap_x, wrap_y=wrap_y).clamp(-1, 1)
         texel_m = BASE_METRES / (BASE_TEXELS * 2**scale) * min(canvas) / min(size)
         size_m = (size[0] * texel_m, size[1] * texel_m)
@@ -239,11 +248,11 @@ class MaterialPipeline(DiffusionPipeline):
             size_m = image.size_m
         grain = GRAIN if grain is None else grain
         made = [
-            _consistent(m, size_m, seamless, locks, s, grain, placed=variation.placed)
+            _consistent(m, size_m, tiled, locks, s, grain, cut="none" if variation.placed else seamless)
             for m, s in zip(maps, seeds, strict=True)
         ]
         if variation.mask is not None:
-            base = kept_material(variation, seamless, self)
+            base = kept_material(variation, tiled, self)
             made = [pasted(each, base, variation.mask) for each in made]
         return made[0] if single else made
 
@@ -264,6 +273,7 @@ class MaterialPipeline(DiffusionPipeline):
         scale: float,
         callback: Callable[[int, int], None] | None = None,
         variation: Variation = Variation(),  # noqa: B008 - frozen
+        guide: SeamlessAxes = "none",
     ) -> Tensor:
         """Latents (N, C, canvas height / 8, canvas width / 8) on the pipeline's device; call it inside `Seamless`."""
         device, dtype, n = self.unet.device, self.unet.dtype, len(prompts)
@@ -272,7 +282,7 @@ class MaterialPipeline(DiffusionPipeline):
             def one(i: int) -> Tensor:
                 report = None if callback is None else lambda k, of, tell=callback: tell(i * of + k, n * of)
                 one_of = ([prompts[i]], [seeds[i]], canvas, seamless, steps, guidance, scale)
-                return self.denoise(*one_of, report, variation)
+                return self.denoise(*one_of, report, variation, guide)
 
             return torch.cat([one(i) for i in range(n)])
         shape = (int(self.unet.config["in_channels"]), canvas[1] // FACTOR, canvas[0] // FACTOR)
@@ -294,6 +304,7 @@ class MaterialPipeline(DiffusionPipeline):
         free = None if known is None else free_cells(variation, known)
         if known is not None:
             x = noised(known, noise, float(scheduler.sigmas[first]))
+        hook = None if guide == "none" else TileGuide(decode=self._decoded, axes=guide, seeds=seeds)
         for i, t in enumerate(scheduler.timesteps[first:]):
             guided = guidance != 1 and GUIDED[0] <= float(t) / 1000 <= GUIDED[1]
             rows = slice(0, 2 * n if guided else n)
@@ -308,6 +319,10 @@ class MaterialPipeline(DiffusionPipeline):
             )[0].float()
             if guided:
                 v = v[n:] + guidance * (v[:n] - v[n:])
+            if hook is not None:
+                # flow matching: the velocity leads from the clean latents to the noise
+                level, following = (float(s) for s in scheduler.sigmas[first + i : first + i + 2])
+                v = (x - hook(x - level * v, level, following)) / level
             x = scheduler.step(v, t, x, return_dict=False)[0]
             if known is not None and free is not None:
                 x = torch.where(free, x, noised(known, noise, float(scheduler.sigmas[first + i + 1])))
@@ -318,9 +333,13 @@ class MaterialPipeline(DiffusionPipeline):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Network maps (N, 8, 8 h, 8 w), float32 on the CPU, about [-1, 1], of latents (N, C, h, w)."""
+        return self._decoded(z).cpu()
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        """As `decode`, on the pipeline's device, with a gradient where one is asked for."""
         config = self.vae.config
         raw = z / config["scaling_factor"] + config["shift_factor"]
-        return self.vae.decoder(raw.to(self.vae.dtype)).float().cpu()
+        return self.vae.decoder(raw.to(self.vae.dtype)).float()
 
 
 def _device(name: str) -> str:
@@ -329,6 +348,22 @@ def _device(name: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _guided(guide: SeamlessAxes, seamless: SeamlessAxes, mask: Tensor | None) -> SeamlessAxes:
+    """`guide`, if it fits the rest; raises ZelligeError."""
+    parse_axes(guide)
+    if guide != "none" and any(axis in seamless for axis in guide):
+        raise ZelligeError(f"Expected guide on axes that seamless leaves out, but got {guide} beside {seamless}.")
+    if guide != "none" and mask is not None:
+        raise ZelligeError(f"Expected no guide beside a mask, but got {guide}.")
+    return guide
+
+
+def _union(a: SeamlessAxes, b: SeamlessAxes) -> SeamlessAxes:
+    if "none" in (a, b):
+        return b if a == "none" else a
+    return "xy"
 
 
 def _fault(pipeline: MaterialPipeline, report: Mapping[str, Any]) -> str | None:
@@ -387,12 +422,12 @@ def _consistent(
     seed: int,
     grain: float,
     *,
-    placed: bool = False,
+    cut: SeamlessAxes = "none",
 ) -> Material:
     """A material whose normal is the normal of its height, with locked maps as they were given.
 
     The network's height has no unit; the depth that explains its normals best gives it one. Then both are merged: wide
-    shapes from the height, fine ones from the normals.
+    shapes from the height, fine ones from the normals. On the axes of `cut` it begins where it is calmest.
     """
     normal, height = normal_from_xy(x[None, 3:5]), x[None, 5:6] * 0.5 + 0.5
     if "height" in locks:
@@ -416,10 +451,11 @@ def _consistent(
         "metallic": unit[7:8],
     }
     maps.update({k: v for k, v in locks.items() if k not in ("normal", "height")})
-    if not placed and all(bool((v == v[:, :1, :1]).all()) for v in locks.values()):
+    cut_x, cut_y = parse_axes(cut)
+    if (cut_x or cut_y) and all(bool((v == v[:, :1, :1]).all()) for v in locks.values()):
         # Where a torus is cut open is free, unless pixels have their places.
-        cut = calm_cut(maps.values(), wrap_x=wrap_x, wrap_y=wrap_y)
-        maps = {k: v.roll(cut, (-2, -1)) for k, v in maps.items()}
+        calm = calm_cut(maps.values(), wrap_x=cut_x, wrap_y=cut_y)
+        maps = {k: v.roll(calm, (-2, -1)) for k, v in maps.items()}
     return Material(
         **{k: v.contiguous() for k, v in maps.items()},
         depth_m=float(depth.reshape(-1)[0]),
