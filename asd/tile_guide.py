@@ -1,8 +1,8 @@
 """Steering a model that knows no torus towards images that tile: `TileGuide`, a hook on the clean latents.
 
-At every step a diffusion model predicts the clean latents that it is heading for. The guide decodes them, moves them a
-little way down `textile_metric.TileabilityLoss` and a plain border term, and hands them back; the scheduler goes on from
-there, so that the model's next prediction is made in sight of the change (as Universal Guidance does: Bansal et al.
+At every step a diffusion model predicts the clean latents that it is heading for. The guide decodes them, moves them
+a little way down `textile_metric.TileabilityLoss` and a plain border term, and hands them back; the scheduler goes on
+from there, so that the model's next prediction is made in sight of the change (as in Universal Guidance: Bansal et al.
 2023). What keeps such gradients from fooling the loss instead of mending the image: they pass through the decoder and
 are smoothed, each counts by its direction alone, the loss sees fresh noise every time, the border term doesn't know the
 network, and no cell gets further than `reach` from what the model predicted.
@@ -55,7 +55,7 @@ class TileGuide:
             sRGB; differentiable. The border term looks at all K, the loss at the picture.
         axes: "x", "y" or "xy".
         seeds: one for each sample: neither the batch nor the order changes what a sample becomes.
-        start: noise level from which on it acts; above, predictions are too vague.
+        start: noise level from which on it acts; above, predictions are too vague. At the last step it acts anyway.
         moves, last_moves: at each step, and at the last one, which no prediction follows.
         rate: RMS of the first move of a step, in latents; the last one is 0.3 of it.
         reach: farthest that a cell gets from the prediction, RMS over its channels.
@@ -86,7 +86,7 @@ class TileGuide:
     def __call__(self, clean: Tensor, level: float, following: float) -> Tensor:
         if len(clean) != len(self.seeds):
             raise ZelligeError(f"Expected {len(self.seeds)} samples, one for each seed, but got {len(clean)}.")
-        if level > self.start:
+        if level > self.start and following > 0:
             return clean
         moves = self.last_moves if following == 0 else self.moves
         # the level in the seed: each step has noise of its own

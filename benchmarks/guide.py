@@ -4,9 +4,9 @@
         [--data ROOT --report PATH/generator_report.py --cache features.npz] [--sheet FILE]
 
 Makes the basecolor of some rows of the prompts (columns id, prompt, class; evenly spread) at 256x256 px, seed = row
-number, one try each, in three ways: with no axis wrapped, the same steered (`guide="xy"`), and on a torus. A sample tiles
-if its score is above 0.5 and both of its seam ratios are below 1.5. What is in DIR stays. With `--data`, `--report` and
-its `--cache` of real features, kid is measured too: on so few images it is larger and less certain than on all of them.
+number, one try each, in three ways: with no axis wrapped, the same steered (`guide="xy"`), and on a torus. A sample
+tiles if its score is above 0.5 and both of its seam ratios are below 1.5. What is in DIR stays. With `--data`,
+`--report` and its `--cache` of real features, kid is measured too: on so few images it is less certain than on all.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def generate(chosen: Sequence[tuple[int, Mapping[str, str]]], out: Path, model: 
     """Write `out`/WAY/ID.png where it isn't there yet, and beside it ID.json with the processor seconds it took."""
     from tqdm import tqdm
 
-    wanted = [(way, i, row) for i, row in chosen for way in WAYS if not (out / way / f"{row['id']}.json").is_file()]
+    wanted = [(way, i, row) for way in WAYS for i, row in chosen if not (out / way / f"{row['id']}.png").is_file()]
     if not wanted:
         return
     from materials.files import quantise
@@ -59,8 +59,15 @@ def generate(chosen: Sequence[tuple[int, Mapping[str, str]]], out: Path, model: 
         made = pipeline(row["prompt"], size=(SIDE, SIDE), seed=i, steps=steps, **WAYS[way])
         seconds = time.process_time() - began
         (out / way).mkdir(parents=True, exist_ok=True)
-        write_png(out / way / f"{row['id']}.png", quantise(made.basecolor, 8), colour="srgb")
         (out / way / f"{row['id']}.json").write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
+        write_png(out / way / f"{row['id']}.png", quantise(made.basecolor, 8), colour="srgb")
+
+
+def seconds_each(paths: Sequence[Path]) -> float:
+    """Median processor seconds of the samples that say theirs; NaN where none does."""
+    told = [path.with_suffix(".json") for path in paths]
+    found = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in told if path.is_file()]
+    return float(np.median(found)) if found else float("nan")
 
 
 def judged(paths: Sequence[Path]) -> NDArray[np.float64]:
@@ -155,8 +162,7 @@ def main() -> int:
         figures.append(
             Figure(name=f"{way}: seam ratios below {SEAM}", value=float((values[:, 2:].max(1) < SEAM).mean()))
         )
-        told = [json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["seconds"] for path in ways[way]]
-        figures.append(Figure(name=f"{way}: processor seconds", value=float(np.median(told))))
+        figures.append(Figure(name=f"{way}: processor seconds", value=seconds_each(ways[way])))
     if all(given):
         kid = kids(args.report, args.data, args.cache, args.manifest, ways)
         figures += [Figure(name=f"{way}: kid", value=value) for way, value in kid.items()]
