@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,18 +36,9 @@ FULL = 1.0
 """Loss at which a term pulls with half of its weight; below it with less."""
 
 
-class CleanHook(Protocol):
-    """Called at each step with the clean latents (N, C, h, w) that a model predicts; returns those to go on to.
-
-    `level` is the share of noise in the sample, from 1 down, and `following` the next step's: 0 at the last one.
-    """
-
-    def __call__(self, clean: Tensor, level: float, following: float, /) -> Tensor: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class TileGuide:
-    """A `CleanHook` that makes what latents decode to tile along `axes`.
+    """An `asd.clean.CleanHook` that makes what latents decode to tile along `axes`.
 
     Attributes:
         decode: latents (1, C, h, w) to maps (1, K, H, W), about [-1, 1], of which the first three are a picture in

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from asd.clean import mix_at
+from asd.errors import ZelligeError
 from asd.sampling import StepDone, denoise, predict
 from asd.seamless import Seamless, SeamlessAxes
 from asd.tiles import Border, Method, Place, TileError, TilePlan
@@ -24,6 +26,7 @@ from diffusers import (  # noqa: E402 - the guard must come first
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     UNet2DModel,
 )
 
@@ -100,6 +103,51 @@ def test_one_tile_is_the_ordinary_loop(unet: Any, name: str, method: Method) -> 
     made = denoise(called(unet), start, ready(name), plan, batch=2, generator=seeded(1) if draws else None)
     assert torch.equal(made, expected)
     assert (made - start).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "euler ancestral"])
+def test_steering_sees_clean_latents_and_leads_there(unet: Any, name: str) -> None:
+    start, plan, wanted = noise(1, 4, 16, 12), TilePlan((16, 12), 16, generator=seeded()), noise(1, 4, 16, 12, seed=1)
+    seen: list[tuple[Tensor, float, float]] = []
+
+    def look(clean: Tensor, level: float, following: float) -> Tensor:
+        seen.append((clean, level, following))
+        return clean
+
+    scheduler = ready(name)
+    latents = start * getattr(scheduler, "init_noise_sigma", 1.0)
+    expected = denoise(called(unet), latents, ready(name), plan)
+    same = denoise(called(unet), latents, scheduler, plan, steer=look)
+    torch.testing.assert_close(same, expected, rtol=1e-4, atol=1e-4)
+    levels = [level for _, level, _ in seen]
+    assert levels == sorted(levels, reverse=True) and 0 < levels[-1] < levels[0] <= 1
+    assert [following for *_, following in seen] == pytest.approx([*levels[1:], 0])
+    made = denoise(called(unet), latents, ready(name), plan, steer=lambda clean, level, following: wanted)
+    # the last step goes all the way, DDIM's to the cleanest of its levels
+    assert (made - wanted).abs().max() < (0.1 if name == "ddim" else 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("family", [DDIMScheduler, EulerDiscreteScheduler])
+def test_clean_latents_are_those_of_diffusers(family: Any, kind: str) -> None:
+    scheduler = family(prediction_type=kind, **({"clip_sample": False} if family is DDIMScheduler else {}))
+    scheduler.set_timesteps(5)
+    x, prediction, timestep = noise(1, 4, 6, 6), noise(1, 4, 6, 6, seed=1), scheduler.timesteps[0]
+    found = mix_at(scheduler, timestep)
+    seen = scheduler.scale_model_input(x, timestep)
+    expected = scheduler.step(prediction, timestep, x).pred_original_sample
+    torch.testing.assert_close(found.clean(seen, prediction), expected, rtol=1e-3, atol=1e-3)
+    again = found.prediction(seen, found.clean(seen, prediction))
+    torch.testing.assert_close(again, prediction, rtol=1e-3, atol=1e-3)
+
+
+def test_schedulers_that_cannot_be_steered_are_errors() -> None:
+    scheduler = HeunDiscreteScheduler()
+    scheduler.set_timesteps(3)
+    with pytest.raises(ZelligeError, match="scheduler of single steps .* but got HeunDiscreteScheduler and epsilon"):
+        mix_at(scheduler, scheduler.timesteps[0])
+    with pytest.raises(ZelligeError, match="one of the scheduler's time steps, but got 5000"):
+        mix_at(ready("euler"), torch.tensor(5000.0))
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpm++ 2m flow"])
