@@ -10,7 +10,7 @@ BYTES_PER_PIXEL = 1600
 BASE_BYTES = 1_000_000_000
 """torch, the text encoder and the networks before the first pixel."""
 GUIDED_BYTES_PER_PIXEL = 9500
-"""As above for a guided material: the decoder's and the score's activations, kept for the gradient (measured: 8,800)."""
+"""As above for a guided material: what the decoder and the score keep for the gradient (measured at 256x256: 8,800)."""
 MAPS_BASE_BYTES = 1_600_000_000
 """torch, the text encoder, and the autoencoder on a photo at the size that it reads."""
 MAPS_BYTES_PER_PIXEL = 300

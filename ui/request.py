@@ -67,7 +67,7 @@ class Request:
     seamless: SeamlessOrAuto = "auto"
     """The axes on which the tile repeats without a seam; "auto" is "xy" for a material, what the photo has for maps."""
     guide: Seamless = "none"
-    """Axes, out of the others, along which a material is steered to tile by the tileability loss; mostly it then does."""
+    """Axes, out of the others, along which a material is steered to tile by the tileability loss; it mostly does."""
     seed: int = 0
     """Seed of the first sample; sample i has seed + i, whatever else the request holds."""
     count: int = 1

@@ -144,7 +144,7 @@ def test_clean_latents_are_those_of_diffusers(family: Any, kind: str) -> None:
 def test_schedulers_that_cannot_be_steered_are_errors() -> None:
     scheduler = HeunDiscreteScheduler()
     scheduler.set_timesteps(3)
-    with pytest.raises(ZelligeError, match="scheduler of single steps .* but got HeunDiscreteScheduler and epsilon"):
+    with pytest.raises(ZelligeError, match=r"scheduler of single steps .* but got HeunDiscreteScheduler and epsilon"):
         mix_at(scheduler, scheduler.timesteps[0])
     with pytest.raises(ZelligeError, match="one of the scheduler's time steps, but got 5000"):
         mix_at(ready("euler"), torch.tensor(5000.0))
