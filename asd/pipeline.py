@@ -14,6 +14,7 @@ from textile_metric.torchvision_guard import guard_torchvision
 
 from .buckets import FAMILIES, MAX_RATIO, Family, first_size
 from .callbacks import CALLBACK_INPUTS, Run
+from .clean import CleanHook
 from .errors import CheckpointError, SizeError, ZelligeError
 from .loading import load_base
 from .memory_plan import MemoryPlan, plan_memory
@@ -168,6 +169,7 @@ class AnySizePipeline:
         vae_tile: int | None = None,
         spill: str | None = None,
         tile_prompt: Callable[[Box], str | None] | None = None,
+        steer: CleanHook | None = None,
     ) -> Any:
         """Make images. What diffusers' pipelines take means the same here; below is what they don't have.
 
@@ -191,6 +193,7 @@ class AnySizePipeline:
             vae_tile: latent cells along the autoencoder's tiles (the plan's, or 64); `spill` is a folder for its
                 canvases.
             tile_prompt: called with a tile's `Box`; the prompt for that tile, or None for the common one.
+            steer: changes the clean latents that are predicted at every step, such as `asd.tile_guide.TileGuide`.
 
         Raises:
             ZelligeError: an argument out of range; SizeError for a size, or latents of another shape.
@@ -251,6 +254,7 @@ class AnySizePipeline:
             seed=None if leader is None else leader.initial_seed(),
             on_step=run.step_done,
             stopped=lambda: self._interrupt,
+            steer=steer,
         )
         mask = None if mask_image is None else to_tensor(mask_image, 1)
         if given is None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .clean import CleanHook, steered
 from .tiles import Layout, Place, TileError, TilePlan
 
 
@@ -50,6 +51,7 @@ def denoise(
     first: int = 0,
     generator: torch.Generator | list[torch.Generator] | None = None,
     on_step: Callable[[StepDone], Tensor | None] | None = None,
+    steer: CleanHook | None = None,
 ) -> Tensor:
     """Sample a canvas (N, C, H, W) of any size with any diffusers scheduler; returns it after the last step.
 
@@ -68,6 +70,7 @@ def denoise(
         first: index of the first of these steps in the plan, for a run that goes on where another stopped.
         generator: for schedulers that draw noise.
         on_step: called after every step; a tensor that it returns replaces the canvas, and what it raises ends the run.
+        steer: changes the clean canvas that is predicted at every step, such as `asd.tile_guide.TileGuide`.
 
     Raises:
         TileError: the canvas isn't the plan's, a batch below 1, or the network answers in another shape.
@@ -84,7 +87,8 @@ def denoise(
         layout = plan.layout(first + i)
         scaled = latents if scale is None else scale(latents, timestep)
         prediction = predict(model_fn, scaled, timestep, layout, batch=batch, previous=prediction)
-        latents = scheduler.step(prediction, timestep, latents, **options)[0]
+        answer = prediction if steer is None else steered(scheduler, prediction, scaled, timestep, steer)
+        latents = scheduler.step(answer, timestep, latents, **options)[0]
         calls += layout.calls * len(latents)
         if on_step is not None:
             replaced = on_step(StepDone(first + i, timestep, latents, calls))

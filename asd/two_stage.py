@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .checkpoint import StepCheckpoint
+from .clean import CleanHook
 from .errors import SizeError, ZelligeError
 from .latent_model import LatentModel
 from .resample import resample
@@ -84,6 +85,7 @@ class Settings:
         seed: where the tiles' offsets start; None: anywhere.
         on_step: called after every step; a tensor that it returns replaces the canvas, `StopRunError` ends the run.
         stopped: asked before each pass.
+        steer: changes the clean latents that are predicted at every step of every pass.
     """
 
     steps: int
@@ -94,6 +96,7 @@ class Settings:
     seed: int | None = None
     on_step: OnStep | None = None
     stopped: Callable[[], bool] = lambda: False
+    steer: CleanHook | None = None
 
 
 def sample(
@@ -175,6 +178,7 @@ def sample(
             batch=tiling.batch,
             generator=settings.generator,
             on_step=after,
+            steer=settings.steer,
         )
     return last
 

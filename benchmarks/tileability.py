@@ -1,10 +1,12 @@
 """Does the score know tiles from what only looks like one? Ours and every rival, on the same checked items.
 
-    python -m benchmarks.tileability --data ROOT [--official model.safetensors] [--sheet DIR] [--json FILE]
+    python -m benchmarks.tileability --data ROOT [--official model.safetensors] [--sheet FILE] [--json FILE]
+        [--attack N [--second FOLDER]]
 
 ROOT holds the unpacked packages. The tiles are those of `tileability_positives.csv`: validation textures, one of each
 cluster of near-duplicates, looked at one by one rolled by half. Negatives of ten kinds are made from them
 (`benchmarks.tileability_items`). Rivals get the threshold that suits them best on these very items; ours is 0.5.
+`--attack N` adds gradient ascent on N non-tiles (`benchmarks.tileability_attack`).
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import tileability_attack as attack
 from benchmarks.table import Figure, add_json, finish, table
-from benchmarks.tileability_items import KINDS, Item, items, read_positives
+from benchmarks.tileability_items import KINDS, SIZES, Item, items, read_positives
 from benchmarks.tileability_rivals import RIVALS, Score
 from training.curve import auc
 
@@ -109,9 +112,10 @@ def summary(found: Sequence[Item], scores: Doubles, threshold: float | None) -> 
     return out
 
 
-def sweeps(sources: Sequence[tuple[str, Path]], count: int) -> tuple[float, float]:
+def sweeps(sources: Sequence[tuple[str, Path]]) -> tuple[float, float]:
     """Range of the joint score over sizes 64 to 2048, the mean over tiles, and over rolls, the worst of all tiles."""
     import torch
+    from tqdm import tqdm
 
     from textile_metric import tileability
     from training.images import open_image, resize, to_rgb
@@ -122,7 +126,7 @@ def sweeps(sources: Sequence[tuple[str, Path]], count: int) -> tuple[float, floa
             return float(tileability(torch.from_numpy(np.ascontiguousarray(pixels))))
 
     sized, rolled = [], []
-    for _, path in sources[:: max(1, len(sources) // count)]:
+    for _, path in tqdm(sources, unit="tile"):
         tile = to_rgb(open_image(path)).astype(np.float32)
         over = [joint(resize(tile, (s, s), wrap_x=True, wrap_y=True)) for s in (64, 128, 256, 512, 1024, 2048)]
         sized.append(max(over) - min(over))
@@ -132,7 +136,7 @@ def sweeps(sources: Sequence[tuple[str, Path]], count: int) -> tuple[float, floa
     return float(np.mean(sized)), float(np.max(rolled))
 
 
-def write_sheet(found: Sequence[Item], scores: Doubles, folder: Path, count: int = 40) -> None:
+def write_sheet(found: Sequence[Item], scores: Doubles, path: Path, count: int = 40) -> None:
     """The items whose verdict is wrong, the surest first, rolled by half so that the border is in the middle."""
     from PIL import Image, ImageDraw
 
@@ -149,22 +153,24 @@ def write_sheet(found: Sequence[Item], scores: Doubles, folder: Path, count: int
         sheet.paste(Image.fromarray(image).resize((side - 4, side - 4), Image.Resampling.LANCZOS), (left, top + 24))
         said = f"x {scores[i, 0]:.2f} y {scores[i, 1]:.2f}, true {int(item.tiles[0])} {int(item.tiles[1])}"
         pen.text((left, top), f"{item.kind} {item.image.shape[1]}\n{said}", fill="black")
-    folder.mkdir(parents=True, exist_ok=True)
-    sheet.save(folder / "tileability-confusions.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the unpacked packages")
-    parser.add_argument("--official", type=Path, help="TexTile's model.safetensors")
-    parser.add_argument("--limit", type=int, help="only so many of the checked tiles")
-    parser.add_argument("--sweep", type=int, default=24, help="tiles for the sweeps over sizes and rolls")
-    parser.add_argument("--sheet", type=Path, metavar="DIR", help="write the wrong verdicts as a picture here")
-    parser.add_argument("--seed", type=int, default=0)
-    add_json(parser)
-    args = parser.parse_args()
-    sources = read_positives(args.data)[: args.limit]
-    found = list(items(sources, args.seed))
+def attacks(sources: Sequence[tuple[str, Path]], args: argparse.Namespace) -> list[Figure]:
+    """What gradient ascent on this network does, and what comes over from that on others."""
+    found = attack.targets(sources, args.attack, args.seed)
+    images = [item.image for item in found]
+    attacked = {"this network": attack.attack(images, args.attack_steps)}
+    if args.second:
+        attacked["the second network"] = attack.attack_other(images, args.attack_steps, args.second)
+    if args.official:
+        attacked["the published network"] = attack.attack_official(images, args.attack_steps, args.official)
+    return attack.figures(found, attacked, ours)
+
+
+def compared(found: Sequence[Item], args: argparse.Namespace) -> tuple[list[Figure], dict[str, dict[str, float]]]:
+    """Every score on the same items: the figures of ours, and all tables, which are also printed."""
     started = time.perf_counter()
     scores = judged(found, ours)
     seconds = (time.perf_counter() - started) / len(found)
@@ -180,8 +186,6 @@ def main() -> int:
         print(table([Figure(name=key, value=value) for key, value in values.items()]))
     best = {kind: max(tables[name][kind] for name in rivals) for kind in NEGATIVES}
     truth = np.array([all(item.tiles) for item in found])
-    joint = scores[:, 0] * scores[:, 1]
-    moved_size, moved_roll = sweeps(sources, args.sweep)
     bars = {"auc": 0.985, "accuracy": 0.95, "f1": 0.95}
     figures = [Figure(name="items", value=len(found)), Figure(name="seconds per item", value=seconds)]
     figures += [Figure(name=n, value=v, bar=bars[n.split()[0]], relation=">=") for n, v in mine.items()]
@@ -189,14 +193,51 @@ def main() -> int:
     for kind in NEGATIVES:
         bar = 0.05 if kind in HARD else 0.0
         figures.append(Figure(name=f"lead on {kind}", value=kinds[kind] - best[kind], bar=bar, relation=">="))
-    figures += [
-        Figure(name="calibration error", value=calibration_error(joint, truth), bar=0.03),
-        Figure(name="move over sizes, mean", value=moved_size, bar=0.05),
-        Figure(name="move over rolls, worst", value=moved_roll, bar=0.01),
-    ]
+    joint = scores[:, 0] * scores[:, 1]
+    figures.append(Figure(name="calibration error", value=calibration_error(joint, truth), bar=0.03))
     if args.sheet:
         write_sheet(found, scores, args.sheet)
-    details: dict[str, Any] = {"tables": tables, "seed": args.seed}
+    return figures, tables
+
+
+def evenly(sources: Sequence[tuple[str, Path]], count: int | None) -> list[tuple[str, Path]]:
+    """`count` of the sources, spread over their list, which is sorted by package; None is all."""
+    if count is None or count >= len(sources):
+        return list(sources)
+    return [sources[i * len(sources) // count] for i in range(count)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the unpacked packages")
+    parser.add_argument("--official", type=Path, help="TexTile's model.safetensors")
+    parser.add_argument("--limit", type=int, help="only so many of the checked tiles, evenly spread")
+    parser.add_argument("--largest", type=int, default=max(SIZES), help="largest side of the items (%(default)s)")
+    parser.add_argument("--no-items", action="store_true", help="sweeps and attacks alone")
+    parser.add_argument("--sweep", type=int, default=24, help="tiles for the sweeps over sizes and rolls; 0: none")
+    parser.add_argument("--attack", metavar="N", type=int, default=0, help="gradient ascent on N non-tiles")
+    parser.add_argument("--attack-steps", type=int, default=100, help="steps of it (%(default)s)")
+    parser.add_argument(
+        "--second", type=Path, metavar="FOLDER",
+        help="checkout with another version of textile_metric, whose attacks are tried on this one",
+    )  # fmt: skip
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write the wrong verdicts as a picture here")
+    parser.add_argument("--seed", type=int, default=0)
+    add_json(parser)
+    args = parser.parse_args()
+    sources = evenly(read_positives(args.data), args.limit)
+    figures: list[Figure] = []
+    details: dict[str, Any] = {"seed": args.seed}
+    if not args.no_items:
+        sizes = [size for size in SIZES if size <= args.largest]
+        made, details["tables"] = compared(list(items(sources, args.seed, sizes)), args)
+        figures += made
+    if args.sweep:
+        moved_size, moved_roll = sweeps(evenly(sources, args.sweep))
+        figures.append(Figure(name="move over sizes, mean", value=moved_size, bar=0.05))
+        figures.append(Figure(name="move over rolls, worst", value=moved_roll, bar=0.01))
+    if args.attack:
+        figures += attacks(sources, args)
     print()
     return finish("tileability", figures, args.json, details)
 

@@ -52,11 +52,18 @@ def read_positives(root: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def items(sources: Sequence[tuple[str, Path]], seed: int = 0, sizes: Sequence[int] = SIZES) -> Iterator[Item]:
-    """Every kind of every source, one size each, in order; the same for the same seed."""
+def items(
+    sources: Sequence[tuple[str, Path]],
+    seed: int = 0,
+    sizes: Sequence[int] = SIZES,
+    kinds: Sequence[str] = KINDS,
+) -> Iterator[Item]:
+    """Every kind of every source, one size each, in order; the same for the same seed, whatever else is made."""
     for index, (name, path) in enumerate(sources):
         tile = to_rgb(open_image(path)).astype(np.float32)
         for number, kind in enumerate(KINDS):
+            if kind not in kinds:
+                continue
             rng = np.random.default_rng((seed, index, number))
             for _ in range(4):
                 size = int(rng.choice([s for s in sizes if s <= 2 * max(tile.shape[:2])]))

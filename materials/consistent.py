@@ -46,12 +46,12 @@ def consistent(
     seed: int,
     grain: float,
     *,
-    placed: bool = False,
+    cut: SeamlessAxes = "none",
 ) -> Material:
     """A material whose normal is the normal of its height, with locked maps as they were given.
 
     The network's height has no unit; the depth that explains its normals best gives it one. Then both are merged: wide
-    shapes from the height, fine ones from the normals.
+    shapes from the height, fine ones from the normals. On the axes of `cut` it begins where it is calmest.
     """
     normal, height = normal_from_xy(x[None, 3:5]), x[None, 5:6] * 0.5 + 0.5
     if "height" in locks:
@@ -75,10 +75,11 @@ def consistent(
         "metallic": unit[7:8],
     }
     maps.update({k: v for k, v in locks.items() if k not in ("normal", "height")})
-    if not placed and all(bool((v == v[:, :1, :1]).all()) for v in locks.values()):
+    cut_x, cut_y = parse_axes(cut)
+    if (cut_x or cut_y) and all(bool((v == v[:, :1, :1]).all()) for v in locks.values()):
         # Where a torus is cut open is free, unless pixels have their places.
-        cut = calm_cut(maps.values(), wrap_x=wrap_x, wrap_y=wrap_y)
-        maps = {k: v.roll(cut, (-2, -1)) for k, v in maps.items()}
+        calm = calm_cut(maps.values(), wrap_x=cut_x, wrap_y=cut_y)
+        maps = {k: v.roll(calm, (-2, -1)) for k, v in maps.items()}
     return Material(
         **{k: v.contiguous() for k, v in maps.items()},
         depth_m=float(depth.reshape(-1)[0]),

@@ -169,7 +169,10 @@ class StableMaterials(MaterialPipeline):
         scale: float,
         callback: Callable[[int, int], None] | None = None,
         variation: Variation = Variation(),  # noqa: B008 - frozen
+        guide: SeamlessAxes = "none",
     ) -> Tensor:
+        if guide != "none":
+            raise ZelligeError(f"Expected no guide with StableMaterials, whose networks wrap, but got {guide}.")
         name, n = self.networks.of(steps), len(prompts)
         unet = self.networks[name]
         device, dtype = unet.device, unet.dtype

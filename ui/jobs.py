@@ -194,6 +194,7 @@ def _make(
                 scale=request.scale,
                 lock=locks or None,
                 callback=report,
+                **({} if request.guide == "none" else {"guide": request.guide}),
                 **variation,
             )
         with refused(folder):
@@ -284,7 +285,7 @@ def _check_device(device: str) -> None:
 def memory_needed(request: Request) -> int:
     """Peak resident bytes of one sample, estimated. Raises ZelligeError for a photo that cannot be read."""
     if request.kind != "maps":
-        return memory.memory_estimate(request.size, request.kind)
+        return memory.memory_estimate(request.size, request.kind if request.guide == "none" else "guided")
     from materials.photo import photo_size
 
     return memory.maps_memory_estimate(photo_size(str(request.image)), sized(request).size)

@@ -9,6 +9,8 @@ BYTES_PER_PIXEL = 1600
 """Peak resident bytes per pixel of the result, nearly all of it the decoder's activations (measured: 1,480)."""
 BASE_BYTES = 1_000_000_000
 """torch, the text encoder and the networks before the first pixel."""
+GUIDED_BYTES_PER_PIXEL = 9500
+"""As above for a guided material: what the decoder and the score keep for the gradient (measured at 256x256: 8,800)."""
 MAPS_BASE_BYTES = 1_600_000_000
 """torch, the text encoder, and the autoencoder on a photo at the size that it reads."""
 MAPS_BYTES_PER_PIXEL = 300
@@ -28,8 +30,11 @@ UPSCALE_BYTES_PER_PIXEL = 16
 
 
 def memory_estimate(size: tuple[int, int], kind: str = "material") -> int:
-    """Peak resident bytes of making one result of (width, height) pixels with the shipped model."""
-    kinds = {"image": PICTURE_BYTES_PER_PIXEL, "upscale": UPSCALE_BYTES_PER_PIXEL}
+    """Peak resident bytes of making one result of (width, height) pixels with the shipped model.
+
+    `kind` is a request's, or "guided" for a guided material.
+    """
+    kinds = {"image": PICTURE_BYTES_PER_PIXEL, "upscale": UPSCALE_BYTES_PER_PIXEL, "guided": GUIDED_BYTES_PER_PIXEL}
     return BASE_BYTES + kinds.get(kind, BYTES_PER_PIXEL) * size[0] * size[1]
 
 

@@ -34,9 +34,9 @@ DEFAULT_SIZE = (512, 512)
 DEFAULT_AMOUNT = 0.3
 """Of the way to the neighbour's noise."""
 _VARIATION = ("image", "strength", "mask", "vary", "amount")
-_MADE_ONLY = ("prompt", "seed", "count", "steps", "guidance", "scale", "lock", "negative", *_VARIATION[1:])
+_MADE_ONLY = ("guide", "prompt", "seed", "count", "steps", "guidance", "scale", "lock", "negative", *_VARIATION[1:])
 _PICTURES = ("image", "upscale")
-_PICTURES_LACK = ("lock", "height_format", "vary", "amount")
+_PICTURES_LACK = ("guide", "lock", "height_format", "vary", "amount")
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -66,6 +66,8 @@ class Request:
     """(width, height) in pixels."""
     seamless: SeamlessOrAuto = "auto"
     """The axes on which the tile repeats without a seam; "auto" is "xy" for a material, what the photo has for maps."""
+    guide: Seamless = "none"
+    """Axes, out of the others, along which a material is steered to tile by the tileability loss; it mostly does."""
     seed: int = 0
     """Seed of the first sample; sample i has seed + i, whatever else the request holds."""
     count: int = 1
@@ -125,6 +127,16 @@ class Request:
             object.__setattr__(self, "seamless", "xy")
         _check_size(self.size)
         _check_choice("seamless", self.seamless, get_args(Seamless))
+        self._check_guide()
+
+    def _check_guide(self) -> None:
+        _check_choice("guide", self.guide, get_args(Seamless))
+        if self.guide != "none" and any(axis in self.seamless for axis in self.guide):
+            raise ZelligeError(
+                f"Expected guide on axes that seamless leaves out, but got {self.guide} beside {self.seamless}"
+            )
+        if self.guide != "none" and self.mask is not None:
+            raise ZelligeError(f"Expected no guide beside a mask, but got {self.guide}")
 
     def _check_variation(self) -> None:
         for name, what in (("image", "a photo or a material's folder"), ("mask", "an image")):
@@ -193,6 +205,7 @@ class Request:
         values |= {"size": f"{self.size[0]}x{self.size[1]}", "lock": dict(self.lock)}
         if self.kind == "material":
             foreign = ("negative", *(name for name in _VARIATION if values[name] is None))
+            foreign += ("guide",) if self.guide == "none" else ()
         elif self.kind in _PICTURES:
             foreign = _PICTURES_LACK
         else:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from asd.clean import mix_at
+from asd.errors import ZelligeError
 from asd.sampling import StepDone, denoise, predict
 from asd.seamless import Seamless, SeamlessAxes
 from asd.tiles import Border, Method, Place, TileError, TilePlan
@@ -24,6 +26,7 @@ from diffusers import (  # noqa: E402 - the guard must come first
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     UNet2DModel,
 )
 
@@ -69,10 +72,14 @@ def called(unet: Any) -> Any:
 
 
 def ready(name: str, steps: int = 4) -> Any:
+    return timed(SCHEDULERS[name], steps)
+
+
+def timed(make: Any, steps: int) -> Any:
     with warnings.catch_warnings():
         # diffusers' schedulers hand tensors to NumPy functions
         warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
-        scheduler = SCHEDULERS[name]()
+        scheduler = make()
         scheduler.set_timesteps(steps)
     return scheduler
 
@@ -100,6 +107,50 @@ def test_one_tile_is_the_ordinary_loop(unet: Any, name: str, method: Method) -> 
     made = denoise(called(unet), start, ready(name), plan, batch=2, generator=seeded(1) if draws else None)
     assert torch.equal(made, expected)
     assert (made - start).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "euler ancestral"])
+def test_steering_sees_clean_latents_and_leads_there(unet: Any, name: str) -> None:
+    start, plan = noise(1, 4, 16, 12), TilePlan((16, 12), 16, generator=seeded())
+    wanted = noise(1, 4, 16, 12, seed=1).clamp(-0.9, 0.9)  # DDIM clips to [-1, 1]
+    seen: list[tuple[Tensor, float, float]] = []
+
+    def look(clean: Tensor, level: float, following: float) -> Tensor:
+        seen.append((clean, level, following))
+        return clean
+
+    scheduler = ready(name)
+    latents = start * getattr(scheduler, "init_noise_sigma", 1.0)
+    expected = denoise(called(unet), latents, ready(name), plan)
+    same = denoise(called(unet), latents, scheduler, plan, steer=look)
+    torch.testing.assert_close(same, expected, rtol=1e-4, atol=1e-4)
+    levels = [level for _, level, _ in seen]
+    assert levels == sorted(levels, reverse=True) and 0 < levels[-1] < levels[0] <= 1
+    assert [following for *_, following in seen] == pytest.approx([*levels[1:], 0])
+    made = denoise(called(unet), latents, ready(name), plan, steer=lambda clean, level, following: wanted)
+    torch.testing.assert_close(made, wanted, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("family", [DDIMScheduler, EulerDiscreteScheduler])
+def test_clean_latents_are_those_of_diffusers(family: Any, kind: str) -> None:
+    options = {"clip_sample": False} if family is DDIMScheduler else {}
+    scheduler = timed(lambda: family(prediction_type=kind, **options), 5)
+    x, prediction, timestep = noise(1, 4, 6, 6), noise(1, 4, 6, 6, seed=1), scheduler.timesteps[0]
+    found = mix_at(scheduler, timestep)
+    seen = scheduler.scale_model_input(x, timestep)
+    expected = scheduler.step(prediction, timestep, x).pred_original_sample
+    torch.testing.assert_close(found.clean(seen, prediction), expected, rtol=1e-3, atol=1e-3)
+    again = found.prediction(seen, found.clean(seen, prediction))
+    torch.testing.assert_close(again, prediction, rtol=1e-3, atol=1e-3)
+
+
+def test_schedulers_that_cannot_be_steered_are_errors() -> None:
+    scheduler = timed(HeunDiscreteScheduler, 3)
+    with pytest.raises(ZelligeError, match=r"scheduler of single steps .* but got HeunDiscreteScheduler and epsilon"):
+        mix_at(scheduler, scheduler.timesteps[0])
+    with pytest.raises(ZelligeError, match="one of the scheduler's time steps, but got 5000"):
+        mix_at(ready("euler"), torch.tensor(5000.0))
 
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpm++ 2m flow"])

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks import tileability as benchmark
+from benchmarks import tileability_attack as attack
 from benchmarks.tileability_items import KINDS, Item, items, read_positives
 from benchmarks.tileability_rivals import RIVALS
 
@@ -99,3 +101,40 @@ def test_missing_packages_are_named(tmp_path: Path) -> None:
         ValueError, match=r"Expected the unpacked packages in .*, but 93 files are missing, the first: "
     ):
         read_positives(tmp_path)
+
+
+def test_an_attack_stays_within_reach_and_lowers_its_loss(made: list[Item]) -> None:
+    image = next(item.image for item in made if item.kind == "random_crop")[:48, :40]
+
+    def brightness(x: torch.Tensor) -> torch.Tensor:
+        return -x.mean()
+
+    moved = attack.ascend(image, brightness, 4)
+    change = moved.astype(int) - image.astype(int)
+    assert change.min() >= 0 and change.max() <= attack.REACH  # only 255 is in the way
+    assert np.array_equal(moved, np.minimum(image.astype(int) + attack.REACH, 255))
+
+
+def test_targets_have_a_seam_that_is_counted(source: tuple[str, Path]) -> None:
+    found = attack.targets([source] * 8, 5)
+    assert len(found) == 5 and {item.kind for item in found} <= set(attack.KINDS)
+    assert all(attack.seam_stays(item.image, item.tiles) for item in found)
+    flat = [np.full_like(item.image, 100) for item in found]
+    scores = iter([(0.1, 0.1)] * 5 + [(0.9, 0.9)] * 5 + [(0.9, 0.9)] * 4 + [(0.9, 0.4)])
+    said = attack.figures(found, {"a": flat, "b": [item.image for item in found]}, lambda image: next(scores))
+    assert [figure.value for figure in said] == [5, 0, 0, 1, 0.8, 0.8]
+    assert said[2].passed and said[4].passed is False
+
+
+def test_another_version_is_attacked_in_its_own_process(tmp_path: Path, made: list[Item]) -> None:
+    with pytest.raises(ValueError, match="Expected a checkout with textile_metric in"):
+        attack.attack_other([], 1, tmp_path)
+    image = made[0].image[:32, :32]
+    (moved,) = attack.attack_other([image], 1, Path(attack.__file__).parents[1])
+    assert np.abs(moved.astype(int) - image.astype(int)).max() <= attack.REACH
+
+
+def test_a_limit_is_spread_over_the_list() -> None:
+    sources = [(str(i), Path()) for i in range(10)]
+    assert [name for name, _ in benchmark.evenly(sources, 4)] == ["0", "2", "5", "7"]
+    assert benchmark.evenly(sources, None) == benchmark.evenly(sources, 99) == sources

@@ -259,3 +259,27 @@ def test_shipped_networks_commute_with_a_roll(shipped: MaterialPipeline, axes: S
         torch.testing.assert_close(
             shipped.decode(x[..., :16].roll(step, (-2, -1))), made.roll(moved, (-2, -1)), rtol=0, atol=1e-4
         )
+
+
+def test_guidance_changes_what_it_guides_and_no_guidance_changes_nothing(pipe: MaterialPipeline) -> None:
+    plain = pipe("sand", size=(48, 40), steps=2, seamless="none", guidance=1.0)
+    off = pipe("sand", size=(48, 40), steps=2, seamless="none", guidance=1.0, guide="none")
+    assert torch.equal(stack(off), stack(plain))
+    guided = pipe("sand", size=(48, 40), steps=2, seamless="none", guidance=1.0, guide="x")
+    assert (plain.seamless, guided.seamless) == ("none", "x")
+    assert not torch.equal(guided.basecolor, plain.basecolor)
+    again = pipe(["brick", "sand"], seed=[5, 0], size=(48, 40), steps=2, seamless="y", guidance=1.0, guide="x")
+    assert again[1].seamless == "xy"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guide": "z"}, "'z'"),
+        ({"guide": "xy", "seamless": "y"}, "guide on axes that seamless leaves out, but got xy beside y"),
+        ({"guide": "x", "seamless": "none", "image": torch.zeros(3, 8, 8), "mask": torch.ones(1, 8, 8)}, "a mask"),
+    ],
+)
+def test_guidance_that_does_not_fit_is_refused(pipe: MaterialPipeline, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ZelligeError, match=message):
+        pipe("sand", size=(8, 8), **options)

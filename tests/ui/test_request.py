@@ -45,6 +45,7 @@ def test_to_dict_of_a_full_request_is_what_was_given() -> None:
     assert Request.from_dict(FULL).to_dict() == FULL
     assert Request.from_dict(VARIED).to_dict() == VARIED
     assert Request.from_dict(FULL_MAPS).to_dict() == FULL_MAPS
+    assert Request.from_dict(FULL | {"guide": "y"}).to_dict() == FULL | {"guide": "y"}
 
 
 def test_each_kind_has_its_own_defaults() -> None:
@@ -106,6 +107,11 @@ def test_order_of_locks_is_no_difference() -> None:
         ({"strip_metadata": 1}, "strip_metadata to be true or false, but got 1"),
         ({"seamless": "yx"}, "seamless to be none or x or y or xy, but got 'yx'"),
         ({"seamless": True}, "seamless"),
+        ({"guide": "z", "seamless": "none"}, "guide to be none or x or y or xy, but got 'z'"),
+        ({"guide": "x"}, "guide on axes that seamless leaves out, but got x beside xy"),
+        ({"guide": "xy", "seamless": "y"}, "guide on axes that seamless leaves out, but got xy beside y"),
+        ({"guide": "x", "seamless": "y", "image": "a.png", "mask": "m.png"}, "no guide beside a mask"),
+        ({"guide": "x", "seamless": "none", "kind": "image"}, "no guide with kind image"),
         ({"seed": -1}, "seed to be a whole number from 0"),
         ({"seed": MAX_SEED, "count": 2}, "seed"),
         ({"seed": 1.0}, "seed"),

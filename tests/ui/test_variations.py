@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from materials.files import load_material
 from tests import tiny
 from tests.ui.conftest import PlainPipeline
 from ui import cli
+from ui.estimate import work
 from ui.fingerprint import Weights, fingerprint, made_of
-from ui.jobs import run_job
+from ui.jobs import memory_needed, run_job
 from ui.manifest import ManifestError, read_manifest
 from ui.request import Request
 from ui.sources import load_variation
@@ -92,3 +94,16 @@ def test_faults_of_rows_are_found_before_anything_runs(mask: Path, tmp_path: Pat
     assert [problem.line for problem in caught.value.problems] == [1, 2]
     assert "a material folder" in caught.value.problems[0].message
     assert "Expected a mask" in caught.value.problems[1].message
+
+
+def test_a_guided_material_says_so(checkpoint: str, tmp_path: Path) -> None:
+    common = ["--size", "64x48", "--steps", "1", "--model", checkpoint, "--seamless", "none"]
+    assert cli.main(["material", "brick", "--out", str(tmp_path / "made"), "--guide", "x", *common]) == 0
+    made = json.loads((tmp_path / "made" / "material.json").read_text(encoding="utf-8"))
+    assert (made["request"]["seamless"], made["request"]["guide"], made["seamless"]) == ("none", "x", "x")
+    assert cli.main(["material", "brick", "--out", str(tmp_path / "plain"), *common]) == 0
+    assert "guide" not in json.loads((tmp_path / "plain" / "material.json").read_text(encoding="utf-8"))["request"]
+    plain, guided = Request(prompt="oak", seamless="none"), Request(prompt="oak", seamless="none", guide="x")
+    assert memory_needed(guided) > 2 * memory_needed(plain) and work(guided) > 2 * work(plain)
+    told = [fingerprint(made_of(request, Weights(None, "w"))) for request in (plain, guided)]
+    assert told[0] != told[1]

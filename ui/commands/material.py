@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an earlier result in DIR; other files are never touched")
     add("--size", metavar="WxH", default="512x512", help="width and height in pixels (%(default)s)")
     add("--seamless", metavar="|".join(get_args(Seamless)), default="xy", help="axes that tile (%(default)s)")
+    add(
+        "--guide", metavar="|".join(get_args(Seamless)), default="none",
+        help="axes, out of those that --seamless leaves, to steer to tile by the tileability loss; slow (%(default)s)",
+    )  # fmt: skip
     add("--seed", metavar="N", type=whole, default=0, help="seed of the first sample; each next adds 1 (%(default)s)")
     add("--count", metavar="N", type=whole, default=1, help="number of samples (%(default)s)")
     add("--steps", metavar="N", type=whole, help="denoising steps (the model's default)")
@@ -61,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
             "prompt": options.prompt,
             "size": options.size,
             "seamless": options.seamless,
+            "guide": options.guide,
             "seed": options.seed,
             "count": options.count,
             "steps": options.steps,
