@@ -236,7 +236,7 @@ def test_a_listener_that_fails_stops_nothing(tmp_path: Path, fast: Fast) -> None
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"max_queue": 0}])
-def test_limits_below_one(tmp_path: Path, options: dict[str, int]) -> None:
+def test_limits_below_one(tmp_path: Path, options: dict[str, Any]) -> None:
     store = JobStore(tmp_path)
     with pytest.raises(ZelligeError, match="at least one worker and one place"):
         JobQueue(store, lambda _model: PlainPipeline(), **options)
