@@ -133,7 +133,7 @@ def test_steering_sees_clean_latents_and_leads_there(unet: Any, name: str) -> No
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("family", [DDIMScheduler, EulerDiscreteScheduler])
-def test_clean_latents_are_those_of_diffusers(family: Any, kind: str) -> None:
+def test_clean_latents_are_those_of_diffusers(family: Any, kind: Any) -> None:
     options: dict[str, Any] = {"clip_sample": False} if family is DDIMScheduler else {}
     scheduler = timed(lambda: family(prediction_type=kind, **options), 5)
     x, prediction, timestep = noise(1, 4, 6, 6), noise(1, 4, 6, 6, seed=1), scheduler.timesteps[0]
