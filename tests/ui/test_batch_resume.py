@@ -230,6 +230,9 @@ materials.files.save_material = partial(materials.files.save_material, previews=
 ui.jobs._load = lambda model, device: PlainPipeline()
 chance = random.Random(seed)
 run_batch(plan_batch("m", rows(1), out.with_name("warm")))  # so that a child starts at once
+begun = time.monotonic()
+run_batch(plan_batch("m", rows(4), out.with_name("timed")))
+row_seconds = (time.monotonic() - begun) / 4
 killed = 0
 while True:
     child = os.fork()
@@ -237,7 +240,7 @@ while True:
         run_batch(plan_batch("m", rows(count), out))
         os._exit(0)
     if killed < kills:
-        time.sleep(chance.uniform(0, 2.2 * count * 0.03 / kills + 0.05))
+        time.sleep(chance.uniform(0, 2 * count * row_seconds / kills))
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     killed += os.WIFSIGNALED(status)

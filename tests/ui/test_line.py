@@ -125,7 +125,10 @@ def test_what_is_before_counts_for_the_time_left() -> None:
     first = line.submit("a", gate, cost=1e4)
     second, third = line.submit("b", lambda ticket: None, cost=1e4), line.submit("b", lambda ticket: None)
     assert gate.begun.wait(5)
-    assert 0 < (first.eta or 0) < (second.eta or 0) <= (third.eta or 0)
+    with line.changed:
+        third_eta, second_eta, first_eta = third.eta, second.eta, first.eta  # latest first: time passes between them
+    assert first_eta is not None and second_eta is not None and third_eta is not None
+    assert 0 < first_eta < second_eta <= third_eta
     gate.open.set()
     finish(first, second, third)
     assert first.eta is None and line.waiting == 0

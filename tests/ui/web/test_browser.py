@@ -107,7 +107,7 @@ def test_material(visit: Visit, site: Site, first: Path, tmp_path: Path) -> None
     assert page.locator("#z-preview .z-title").inner_text() == "red brick <b>wall</b>"
     assert page.locator("#z-preview .z-title b").count() == 0
     # tiles: drag, seam, marks, maps
-    tile = "#z-preview .z-canvas:not(.z-round)"
+    tile = "#z-preview .z-canvas:not(.z-round):not(.z-near)"
     before = drawn(visit, tile)
     assert spread(before, tmp_path) > 5
     box = page.locator(tile).bounding_box()
@@ -219,7 +219,7 @@ def test_score(visit: Visit, first: Path, tmp_path: Path) -> None:
     expect(page.locator("#z-score-status [role=alert]")).to_contain_text("but page.png is none")
     page.locator("#z-score-preview .z-ranks button").nth(1).click()
     expect(page.locator("#z-score-preview .z-title")).to_have_text("ramp.png")
-    assert spread(drawn(visit, "#z-score-preview .z-canvas:not(.z-round)"), tmp_path) > 5
+    assert spread(drawn(visit, "#z-score-preview .z-canvas:not(.z-round):not(.z-near)"), tmp_path) > 5
     expect(page.locator("#z-score-preview .z-round")).to_be_hidden()
 
 

@@ -41,6 +41,17 @@ def unfold(visit: Visit, name: str, key: str) -> Any:
     return field
 
 
+def put(visit: Visit, selector: str, value: str) -> None:
+    """Fill a field of a tab that was just opened until it keeps that: Gradio sets its fields once more."""
+    field = visit.page.locator(selector)
+    for _ in range(10):
+        field.fill(value)
+        visit.page.wait_for_timeout(400)
+        if field.input_value() == value:
+            return
+    raise AssertionError(f"{selector} does not keep {value}")
+
+
 def made(visit: Visit, key: str) -> dict[str, Any]:
     """What a finished tab shows, once nothing on it is seriously hard to use."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
@@ -63,9 +74,9 @@ def test_an_image_that_tiles(visit: Visit, site: Site, tmp_path: Path) -> None:
     page = visit.page
     open_tab(visit, "Image")
     page.locator("#z-paint-prompt textarea").fill("red <b>brick</b>")
-    page.locator("#z-paint-width input").fill("96")
-    page.locator("#z-paint-height input").fill("64")
     unfold(visit, "Steps, guidance, pattern", "z-paint-steps").fill("2")
+    for name, texels in (("width", "96"), ("height", "64")):
+        put(visit, f"#z-paint-{name} input", texels)
     page.locator("#z-paint-go").click()
     facts = made(visit, "z-paint")
     assert facts["Size"] == "96 × 64 px" and facts["Seed"] == "0"
