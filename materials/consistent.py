@@ -10,7 +10,6 @@ from torch import Tensor
 from asd.seamless import SeamlessAxes, parse_axes
 from materials.cut import calm_cut
 from materials.errors import ZelligeError
-from materials.grain import add_detail
 from materials.maps import fit_depth, height_from_normal, normal_from_height, reconcile
 from materials.material import CHANNELS, MAPS, Material, normal_from_xy
 
@@ -43,8 +42,6 @@ def consistent(
     size_m: tuple[float, float],
     seamless: SeamlessAxes,
     locks: Mapping[str, Tensor],
-    seed: int,
-    grain: float,
     *,
     cut: SeamlessAxes = "none",
 ) -> Material:
@@ -66,9 +63,8 @@ def consistent(
             height, depth = merged.height, merged.depth_m
         normal = normal_from_height(height, depth_m=depth, size_m=size_m, seamless=seamless)
     unit = x * 0.5 + 0.5
-    wrap_x, wrap_y = parse_axes(seamless)
     maps = {
-        "basecolor": add_detail(unit[:3], seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain),
+        "basecolor": unit[:3],
         "normal": normal[0],
         "height": height[0],
         "roughness": unit[6:7],

@@ -23,7 +23,12 @@ SALT = 0x5DEECE66D
 
 
 def add_grain(basecolor: Tensor, seed: int, *, wrap_x: bool, wrap_y: bool, strength: float = STRENGTH) -> Tensor:
-    """`basecolor` (3, H, W) in [0, 1] with luma noise of the spectrum and the local amplitude of what coding loses.
+    """`basecolor` (3, H, W) in [0, 1] with luma noise of the spectrum and the local amplitude of what coding loses."""
+    return (basecolor + strength * grain_of(basecolor, seed, wrap_x=wrap_x, wrap_y=wrap_y)).clamp(0, 1)
+
+
+def grain_of(basecolor: Tensor, seed: int, *, wrap_x: bool, wrap_y: bool) -> Tensor:
+    """Luma noise (H, W) of the spectrum and the local amplitude of what coding loses of `basecolor` (3, H, W).
 
     A decoder trained on mean errors answers with the mean of all details that a latent may stand for, which is none.
     Video coders code without the grain and synthesise it again (film grain of AV1: Norkin & Birkbeck 2018); so does
@@ -52,13 +57,15 @@ def add_grain(basecolor: Tensor, seed: int, *, wrap_x: bool, wrap_y: bool, stren
     logarithm = constant + fine * contrast(2, 8).log() + coarse * contrast(8, 12).log()
     amplitude = (logarithm + bright * box(luma, 8).clamp_min(0.02).log()).exp()
     amplitude = LARGEST * torch.tanh(amplitude / LARGEST)
-    return (basecolor + strength * amplitude[0] * shaped).clamp(0, 1)
+    return (amplitude[0] * shaped)[0]
 
 
 def add_detail(basecolor: Tensor, seed: int, *, wrap_x: bool, wrap_y: bool, strength: float = STRENGTH) -> Tensor:
     """`basecolor` (3, H, W) as decoded, with what fades amplified and what is lost drawn again; 0 changes nothing."""
+    if strength == 0:
+        return basecolor
     sharp = sharpen(basecolor, wrap_x=wrap_x, wrap_y=wrap_y, strength=strength)
-    return add_grain(sharp, seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=strength)
+    return (sharp + strength * grain_of(basecolor, seed, wrap_x=wrap_x, wrap_y=wrap_y)).clamp(0, 1)
 
 
 def _power(frequency: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from materials.conditioning import SCALE_RANGE, condition_vector
 from materials.consistent import checked_locks, consistent
 from materials.defaults import GUIDANCE, STEPS
 from materials.grain import STRENGTH as GRAIN
+from materials.grain import add_detail
 from materials.material import Material
 from materials.prompt import PromptEmbedding, encode_prompts
 from materials.quiet import quiet_loading
@@ -251,14 +252,16 @@ class MaterialPipeline(DiffusionPipeline):
             z = self.denoise(prompts, seeds, canvas, seamless, steps, guidance, scale, callback, variation, guided)
             maps = torch.cat([self.decode(latent[None], seamless) for latent in z])
         wrap_x, wrap_y = parse_axes(tiled)
+        for m, s in zip(maps, seeds, strict=True):
+            # before it is scaled: the decoder's losses are counted in the canvas's texels
+            m[:3] = add_detail(m[:3] * 0.5 + 0.5, s, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain) * 2 - 1
         maps = resample(maps, (size[1], size[0]), wrap_x=wrap_x, wrap_y=wrap_y).clamp(-1, 1)
         texel_m = BASE_METRES / (BASE_TEXELS * 2**scale) * min(canvas) / min(size)
         size_m = (size[0] * texel_m, size[1] * texel_m)
         if isinstance(image, Material):
             size_m = image.size_m
         made = [
-            consistent(m, size_m, tiled, locks, s, grain, cut="none" if variation.placed else seamless)
-            for m, s in zip(maps, seeds, strict=True)
+            consistent(m, size_m, tiled, locks, cut="none" if variation.placed else seamless) for m in maps
         ]
         if variation.mask is not None:
             base = kept_material(variation, tiled, self)
