@@ -59,6 +59,8 @@ STABLE_MATERIALS = ("['pipeline', 'StableMaterialsPipeline']", "StableMaterialsP
 """What a checkpoint of `materials.stable_materials` calls its layout; the first names the code that it carries."""
 DOMAIN = 1.0
 """Which source the prompt is drawn from: 1 photographs, -1 procedural materials, 0 either."""
+StepTold = Callable[[int, int], None]
+"""Called as (step, steps) after every step."""
 
 
 class Options(TypedDict, total=False):
@@ -319,13 +321,11 @@ class MaterialPipeline(DiffusionPipeline):
         """Latents (N, C, canvas height / 8, canvas width / 8) on the pipeline's device; call it inside `Seamless`."""
         device, dtype, n = self.unet.device, self.unet.dtype, len(prompts)
         if n > 1 and device.type == "cpu":
-            # A CPU gains nothing from a batch, and one by one a sample is the same to the bit in any company.
-            def one(i: int) -> Tensor:
-                report = None if callback is None else lambda k, of, tell=callback: tell(i * of + k, n * of)
-                one_of = ([prompts[i]], [seeds[i]], canvas, seamless, steps, guidance, scale)
-                return self.denoise(*one_of, report, variation, guide)
-
-            return torch.cat([one(i) for i in range(n)])
+            fixed_for_all = (canvas, seamless, steps, guidance, scale)
+            return one_by_one(
+                n, callback,
+                lambda i, tell: self.denoise([prompts[i]], [seeds[i]], *fixed_for_all, tell, variation, guide),
+            )  # fmt: skip
         shape = (int(self.unet.config["in_channels"]), canvas[1] // FACTOR, canvas[0] // FACTOR)
         # One generator a sample, on the CPU: neither the batch nor the device changes the noise.
         noise = torch.stack([start_noise(shape, s, variation) for s in seeds]).to(device)
@@ -425,6 +425,18 @@ def _fault(pipeline: MaterialPipeline, report: Mapping[str, Any]) -> str | None:
     if words != known:
         return f"its tokenizer has {words} word pieces and its text_encoder {known}"
     return None
+
+
+def one_by_one(n: int, callback: StepTold | None, make: Callable[[int, StepTold | None], Tensor]) -> Tensor:
+    """`make(i, its callback)` of n samples as a batch, whose callback counts the steps of all.
+
+    A CPU gains nothing from a batch, and one by one a sample is the same to the bit in any company.
+    """
+
+    def told(i: int) -> StepTold | None:
+        return None if callback is None else lambda k, of, tell=callback: tell(i * of + k, n * of)
+
+    return torch.cat([make(i, told(i)) for i in range(n)])
 
 
 def stacked(parts: Sequence[PromptEmbedding]) -> PromptEmbedding:

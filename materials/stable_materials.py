@@ -15,7 +15,7 @@ from asd.exact_vae import ExactTiledVAE
 from asd.seamless import Seamless, SeamlessAxes
 from materials.errors import ZelligeError
 from materials.material import NETWORK_CHANNELS, Material
-from materials.pipeline import FACTOR, MaterialPipeline
+from materials.pipeline import FACTOR, MaterialPipeline, one_by_one
 from materials.variation import Variation, between, start_noise, variation_of
 from textile_metric.torchvision_guard import guard_torchvision
 
@@ -177,13 +177,10 @@ class StableMaterials(MaterialPipeline):
         unet = self.networks[name]
         device, dtype = unet.device, unet.dtype
         if n > 1 and device.type == "cpu":
-            # As in the pipeline above: one by one, the same to the bit in any company.
-            def one(i: int) -> Tensor:
-                report = None if callback is None else lambda k, of, tell=callback: tell(i * of + k, n * of)
-                one_of = ([prompts[i]], [seeds[i]], canvas, seamless, steps, guidance, scale)
-                return self.denoise(*one_of, report, variation)
-
-            return torch.cat([one(i) for i in range(n)])
+            fixed_for_all = (canvas, seamless, steps, guidance, scale)
+            return one_by_one(
+                n, callback, lambda i, tell: self.denoise([prompts[i]], [seeds[i]], *fixed_for_all, tell, variation)
+            )
         distilled = name == "unet_lcm"
         scheduler: Any = scheduler_of(LCMScheduler if distilled else DDIMScheduler, self._levels)
         scheduler.set_timesteps(steps, device=device)

@@ -12,6 +12,9 @@ from asd.errors import ZelligeError
 from ui.request import MAX_PROMPT
 from ui.web.uploads import printable
 
+QUICK: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+"""How Gradio calls what answers at once: without a place in its queue, a bar or a name in its API."""
+
 SEAMLESS = [("Both ways", "xy"), ("Left–right", "x"), ("Top–bottom", "y"), ("Off", "none")]
 IMAGES = [".png", ".jpg", ".jpeg", ".webp"]
 MOST_AT_ONCE = 16

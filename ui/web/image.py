@@ -83,11 +83,10 @@ def build(page: Page) -> None:
     bench = Bench(studio, TITLE, notes, look, after, go, stop)
     bench.connect(form.inputs, request, also=[form.prompt.submit], seed=[form.seed, form.count])
     page.forms["image"] = Filled(TITLE, form.inputs, notes, fill)
-    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    form.another.click(another_seed, None, form.seed, **quick)
+    form.another.click(another_seed, None, form.seed, **fields.QUICK)
     form.given.connect()
-    form.given.file.upload(on_given, form.given.file, [form.width, form.height, form.seamless], **quick)
-    drop.upload(on_recall, drop, [*form.inputs, notes, drop], **quick)
+    form.given.file.upload(on_given, form.given.file, [form.width, form.height, form.seamless], **fields.QUICK)
+    drop.upload(on_recall, drop, [*form.inputs, notes, drop], **fields.QUICK)
 
 
 def on_given(file: str | None) -> tuple[Any, ...]:

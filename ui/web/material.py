@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from asd.errors import ZelligeError
-from ui.web import forms, making
+from ui.web import fields, forms, making
 from ui.web.forms import Form
 from ui.web.making import Bench, another_seed, go_and_stop
 from ui.web.packs import Packs
@@ -43,9 +43,8 @@ def build(page: Page) -> None:
     bench = Bench(studio, TITLE, notes, look, packs, go, stop)
     bench.connect(form.inputs, forms.request, also=[form.prompt.submit], seed=[form.seed, form.count])
     page.forms["material"] = Filled(TITLE, form.inputs, notes, forms.fill)
-    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    form.another.click(another_seed, None, form.seed, **quick)
-    drop.upload(recall, drop, [*form.inputs, notes, drop], **quick)
+    form.another.click(another_seed, None, form.seed, **fields.QUICK)
+    drop.upload(recall, drop, [*form.inputs, notes, drop], **fields.QUICK)
 
 
 def make(studio: Studio, owner: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:

@@ -74,12 +74,11 @@ def build(page: Page) -> None:
     bench = Bench(studio, TITLE, notes, look, after, go, stop)
     bench.connect(form.inputs, request)
     page.forms["upscale"] = Filled(TITLE, form.inputs, notes, fill)
-    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-    form.another.click(another_seed, None, form.seed, **quick)
+    form.another.click(another_seed, None, form.seed, **fields.QUICK)
     size = [form.given.file, form.factor, form.width, form.height]
     form.given.connect()
     for field in size:
-        field.change(on_size, size, [form.sides, form.will], **quick)
+        field.change(on_size, size, [form.sides, form.will], **fields.QUICK)
 
 
 def on_size(file: str | None, factor: str, width: Any, height: Any) -> tuple[Any, str]:
