@@ -1,11 +1,12 @@
 """How well the tile picker chooses: measures every candidate on the GPU at hand, fits the correction on training shapes
 and reports the regret on shapes it never saw, beside one fixed tile.
 
-    python -m benchmarks.attention_tiles [--minutes 8] [--fit] [--json FILE]     on a GPU
+    python -m benchmarks.attention_tiles [--minutes 8] [--fit] [--clean FILE] [--json FILE]     on a GPU
     python -m benchmarks.attention_tiles --dry                                   the plan alone, anywhere
 
 `--fit` writes kernels/gpu/tiles.json: the weights, and the configs that were measured to run without spills. Regret is
-the time of the chosen config over the fastest measured one, minus 1.
+the time of the chosen config over the fastest measured one, minus 1. Compiling comes first, on all cores; with
+`--minutes 0` nothing else, and `--clean` keeps what it found for the run that measures.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ TRAIN = (
 )
 HELD_OUT = ((1, 9216, 9216), (2, 4096, 16384), (10, 2304, 2304), (20, 4096, 77), (16, 6400, 6400), (3, 1000, 3000))
 RIDGE = 0.02
+CALLS = 4
+SPLITS = (1, 2, 3, 4, 6, 8)  # what `tiles.split_choices` offers
 PROBE = Shape(16, 1024, 1024, 0)  # each base config's first call, where it must compile without spills
 
 
@@ -88,10 +91,12 @@ class Gpu:
         self.split_d.forward(*inputs, scale=shape.d**-0.5, is_causal=shape.is_causal, config=config)
 
     def launches(self, d: int, config: Config) -> bool:
-        """Whether a config runs."""
+        """Whether a config runs, with every number of key splits, so that all it needs is compiled and cached."""
         shape = replace(PROBE, d=d)
+        inputs = self.inputs(shape)
         try:
-            self.run(self.inputs(shape), shape, config)
+            for splits in SPLITS:
+                self.run(inputs, shape, replace(config, splits=splits))
             self.torch.cuda.synchronize()
         except Exception as error:  # too much shared memory, a compiler's refusal: no candidate then
             print(f"  {config}: {type(error).__name__}", flush=True)
@@ -99,17 +104,22 @@ class Gpu:
         return True
 
     def seconds(self, inputs: Any, shape: Shape, config: Config) -> float:
-        """Median of five runs, after one."""
+        """Median of five replays of a graph of a few calls: what the GPU takes, without the host's launching."""
         self.run(inputs, shape, config)
+        self.torch.cuda.synchronize()
+        graph = self.torch.cuda.CUDAGraph()
+        with self.torch.cuda.graph(graph):
+            for _ in range(CALLS):
+                self.run(inputs, shape, config)
         times = []
-        for _ in range(5):
+        for _ in range(6):
             start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            self.run(inputs, shape, config)
+            graph.replay()
             end.record()
             self.torch.cuda.synchronize()
-            times.append(start.elapsed_time(end) / 1000)
-        return sorted(times)[2]
+            times.append(start.elapsed_time(end) / 1000 / CALLS)
+        return sorted(times[1:])[2]
 
 
 def is_clean(job: tuple[str, int, Config]) -> bool:
@@ -122,12 +132,28 @@ def is_clean(job: tuple[str, int, Config]) -> bool:
         return False
 
 
-def clean_configs(arch: str, heads: list[int], most: int) -> dict[int, list[Config]]:
-    """The configs worth measuring that compile without spills; on all cores."""
+def runs_here(job: tuple[str, int, Config]) -> bool:
+    """Whether a config launches on the GPU at hand, in a process of its own; Triton caches what it compiled."""
+    return Gpu().launches(job[1], job[2])
+
+
+def clean_configs(arch: str, heads: list[int], most: int, on_gpu: bool = False) -> dict[int, list[Config]]:
+    """The configs worth measuring that compile without spills, and `on_gpu` also launch; on all cores."""
     jobs = [(arch, d, config) for d in heads for config in bases(arch, d, most)]
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        good = list(pool.map(is_clean, jobs))
-    return {d: [job[2] for job, ok in zip(jobs, good, strict=True) if ok and job[1] == d] for d in heads}
+    for check in (is_clean, runs_here) if on_gpu else (is_clean,):
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+            jobs = [job for job, good in zip(jobs, pool.map(check, jobs), strict=True) if good]
+    return {d: [config for _, wide, config in jobs if wide == d] for d in heads}
+
+
+def kept_configs(file: Path | None, arch: str, heads: list[int], most: int) -> dict[int, list[Config]]:
+    """`clean_configs` of the GPU at hand, out of `file` if it is there, else also into it."""
+    if file is not None and file.is_file():
+        return {int(d): [Config(**c) for c in configs] for d, configs in json.loads(file.read_text()).items()}
+    clean = clean_configs(arch, heads, most, on_gpu=True)
+    if file is not None:
+        file.write_text(json.dumps({str(d): [asdict(c) for c in configs] for d, configs in clean.items()}))
+    return clean
 
 
 def fit(arch: str, processors: int, measured: dict[Shape, dict[Config, float]]) -> Correction:
@@ -154,12 +180,12 @@ def regret(shape: Shape, times: dict[Config, float], chosen: Config) -> float:
     return times[chosen] / min(times.values()) - 1
 
 
-def measure(gpu: Gpu, heads: list[int], most: int, deadline: float) -> dict[Shape, dict[Config, float]]:
+def measure(
+    gpu: Gpu, heads: list[int], clean: dict[int, list[Config]], deadline: float
+) -> dict[Shape, dict[Config, float]]:
     """Times of every candidate for every shape, until the deadline."""
     measured: dict[Shape, dict[Config, float]] = {}
-    clean = clean_configs(tiles.known_arch(gpu.arch), heads, most)
     for d in heads:
-        clean[d] = [c for c in clean[d] if time.monotonic() < deadline and gpu.launches(d, c)]
         print(f"D {d}: {len(clean[d])} configs compile cleanly", flush=True)
         for shape, offered in (
             plan(gpu.arch, gpu.processors, d, TRAIN) | plan(gpu.arch, gpu.processors, d, HELD_OUT)
@@ -191,6 +217,7 @@ def main() -> int:
         "--most", type=int, default=14, help="configs for each head size, the analytic model's best first"
     )
     parser.add_argument("--minutes", type=float, default=8, help="stop measuring after this long")
+    parser.add_argument("--clean", type=Path, metavar="FILE", help="JSON of the configs that compile; made if missing")
     parser.add_argument("--fit", action="store_true", help=f"write {tiles.FITTED.name} for this architecture")
     add_json(parser)
     arguments = parser.parse_args()
@@ -213,7 +240,8 @@ def main() -> int:
         return 0
     gpu = Gpu()
     print(f"{gpu.name}, {gpu.arch}, {gpu.processors} multiprocessors", flush=True)
-    measured = measure(gpu, heads, arguments.most, time.monotonic() + arguments.minutes * 60)
+    clean = kept_configs(arguments.clean, tiles.known_arch(gpu.arch), heads, arguments.most)
+    measured = measure(gpu, heads, clean, time.monotonic() + arguments.minutes * 60)
     seen = {Shape(bh, nq, nk, d) for d in heads for bh, nq, nk in TRAIN}
     training = {shape: times for shape, times in measured.items() if shape in seen}
     held_out = {shape: times for shape, times in measured.items() if shape not in seen}

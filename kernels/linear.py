@@ -51,8 +51,8 @@ def linear_attention(
 
     Returns:
         (B, H, Nq, Dv) in the dtype of q; differentiable in memory linear in N, any number of times, but once where the
-        Triton kernel takes the call: half precision, as many queries as keys, sizes up to 128, normalize=False, on an
-        Ampere or newer NVIDIA GPU.
+        Triton kernel takes the call: half precision, as many queries as keys, sizes up to 128, on an Ampere or newer
+        NVIDIA GPU, and with `normalize` only where no gradient is wanted.
 
     Raises:
         TypeError: dtypes, or arguments that aren't tensors.
@@ -66,11 +66,12 @@ def linear_attention(
     _check(q, k, v, causal)
     rates = _log_decay(decay, q, causal)
     direction: Direction = "forward" if causal else "both"
-    if not normalize:
-        if _fused(q, k, v, rates):
-            from .gpu.linear import linear_attention as fused
+    if _fused(q, k, v, rates) and not (normalize and _needs_grad(q, k, v)):
+        from .gpu import linear as fused
 
-            return fused(q, k, v, causal=causal, decay=None if rates is None else rates.exp().float())
+        run = fused.normalized if normalize else fused.linear_attention
+        return run(q, k, v, causal=causal, decay=None if rates is None else rates.exp().float())
+    if not normalize:
         return _apply(q, k, v, rates, direction).to(q.dtype)
     # a column of ones among the values becomes the sum of the weights
     made = _apply(q, k, torch.cat([v, v.new_ones(()).expand(*v.shape[:3], 1)], -1), rates, direction)
@@ -121,6 +122,10 @@ def _log_decay(decay: float | Tensor | None, q: Tensor, causal: bool) -> Tensor 
     if not bool(((rates > 0) & (rates <= 1)).all()):
         raise ValueError(f"Expected decay in (0, 1], but got {rates.tolist()}.")
     return rates.log().expand(q.shape[1])
+
+
+def _needs_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, rates: Tensor | None) -> bool:

@@ -35,6 +35,8 @@ class SdpaPath:
             return f"the mask is {mask.dtype} and q is {call.q.dtype}"
         if mask is not None and mask.requires_grad:
             return "its fused kernels give no gradient of a mask"
+        if device == "cuda" and mask is not None and not _readable(mask, call.scores[3]):
+            return "its GPU kernels want a mask whose rows are whole, contiguous and at multiples of 16 bytes"
         copy = _mask_copy(call)
         if copy and copy > sum(t.numel() for t in (call.q, call.k, call.v)) * call.q.dtype.itemsize:
             return f"it would make a copy of the mask, {copy} bytes"
@@ -48,11 +50,11 @@ class SdpaPath:
     def backend(self, call: Call) -> str | None:
         """Which fused kernel PyTorch would take, or None for none."""
         tensors, mask = (call.q, call.k, call.v), call.mask
-        if any(t.stride(3) != 1 for t in tensors):  # asked about a corner of what `run` will hand over
+        if any(_to_copy(t) for t in tensors):  # asked about a corner of what `run` will hand over
             tensors = (
-                call.q[:1, :1, :16].contiguous(),
-                call.k[:1, :1, :16].contiguous(),
-                call.v[:1, :1, :16].contiguous(),
+                _copied(call.q[:1, :1, :16]),
+                _copied(call.k[:1, :1, :16]),
+                _copied(call.v[:1, :1, :16]),
             )
             mask = None if mask is None else mask[:1, :1, :16, :16]
         q, k, v = tensors
@@ -65,7 +67,7 @@ class SdpaPath:
         size, sums = max(call.q.shape[3], call.v.shape[3]), call.sum_dtype.itemsize
         total = 4096 + _mask_copy(call) + sums * batch * heads * queries
         total += kernel_bytes(call, batch * heads, queries, keys)
-        spread = sum(t.numel() for t in (call.q, call.k, call.v) if t.stride(3) != 1) * call.q.dtype.itemsize
+        spread = sum(t.numel() for t in (call.q, call.k, call.v) if _to_copy(t)) * call.q.dtype.itemsize
         total += 2 * spread if call.needs_grad else spread
         if call.needs_grad:
             total += sums * batch * heads * queries
@@ -81,9 +83,42 @@ class SdpaPath:
         return None
 
     def run(self, call: Call) -> Tensor:
-        # for rows that don't lie in one run of memory PyTorch has its math backend alone
-        q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (call.q, call.k, call.v))
+        q, k, v = (_copied(t) if _to_copy(t) else t for t in (call.q, call.k, call.v))
         return F.scaled_dot_product_attention(q, k, v, call.mask, is_causal=call.is_causal, scale=call.scale)
+
+
+def misaligned(tensor: Tensor) -> bool:
+    """Whether a row of a 4-dimensional tensor starts off a multiple of 16 bytes, or isn't one run of memory.
+
+    PyTorch's kernels for GPUs read 16 bytes at a time and look at some of this alone: they answered values two bytes on
+    with wrong results or a misaligned address (torch 2.11, H100, 2026-11-23).
+
+    >>> x = torch.zeros(1, 2, 3, 9)[..., 1:]
+    >>> misaligned(x), misaligned(x.contiguous())
+    (True, False)
+    """
+    rows = any(step * tensor.element_size() % 16 for step in tensor.stride()[:3])
+    return tensor.stride(3) != 1 or rows or tensor.data_ptr() % 16 != 0
+
+
+def _readable(mask: Tensor, keys: int) -> bool:
+    """Whether PyTorch's GPU kernels can read a mask; of bool ones, and of rows that it pads, it makes a copy first."""
+    if mask.shape[3] != keys:
+        return False
+    return mask.dtype == torch.bool or (mask.stride(3) == 1 and (keys % 16 != 0 or not misaligned(mask)))
+
+
+def _to_copy(tensor: Tensor) -> bool:
+    """Whether a fused kernel can't read it as it lies: on a GPU misaligned (PyTorch itself pads head sizes that aren't
+    whole multiples of 16 bytes), on the CPU in rows that aren't one run of memory."""
+    if tensor.is_cuda and tensor.shape[3] * tensor.element_size() % 16 == 0:
+        return misaligned(tensor)
+    return tensor.stride(3) != 1
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """In plain order; `contiguous` would keep odd strides of dimensions of size 1."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def kernel_bytes(call: Call, heads: int, queries: int, keys: int, device: torch.device | None = None) -> int:

@@ -81,6 +81,7 @@ def train(args: argparse.Namespace) -> None:
     optimiser = torch.optim.AdamW(
         parameters, args.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=device.type == "cuda"
     )
+    weights = WEIGHTS | {"perceptual": args.perceptual} | dict(args.weight)
     mixture.fill()
     say(f"pools filled in {loop.elapsed:.0f} s")
     loop.begin()
@@ -105,10 +106,7 @@ def train(args: argparse.Namespace) -> None:
             reconstruction(small, F.avg_pool2d(x[part], 2), weight[part]).values(), z.new_zeros(())
         )
         losses["prior"] = args.prior * (z.square().mean() + (z.abs() - 2.5).relu().square().mean() * 10)
-        total = sum(
-            (WEIGHTS.get(k, args.perceptual if k == "perceptual" else 1.0) * v for k, v in losses.items()),
-            z.new_zeros(()),
-        )
+        total = sum((weights.get(k, 1.0) * v for k, v in losses.items()), z.new_zeros(()))
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         loop.average(parameters)
@@ -148,6 +146,14 @@ def finish(model: nn.Module, mixture: Mixture, out: Path, earlier: Path | None) 
     plain.half().save_pretrained(out / "vae")
 
 
+def weight(text: str) -> tuple[str, float]:
+    """A loss and its weight out of `height=4`."""
+    name, _, value = text.partition("=")
+    if name not in WEIGHTS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(WEIGHTS)}, but got {name!r}")
+    return name, float(value)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packs", type=Path, required=True)
@@ -167,6 +173,9 @@ def main() -> None:
     )
     parser.add_argument("--prior", type=float, default=2e-3)
     parser.add_argument("--perceptual", type=float, default=0.12)
+    parser.add_argument(
+        "--weight", type=weight, action="append", default=[], metavar="LOSS=VALUE", help=f"out of {', '.join(WEIGHTS)}"
+    )
     parser.add_argument("--limit", type=int, help="use only so many real textures (for a smoke test)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())

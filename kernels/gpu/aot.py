@@ -233,14 +233,19 @@ def compile_linear(arch: str, d: int, e: int, config: LinearConfig) -> dict[str,
         "BLOCK": config.block,
     }
     scan = shape | {"SEGMENT": 1024, "REVERSE": False}
-    state = {"STATE": "*fp32"} | _counts("n_heads", "n")
+    state = {"STATE": "*fp32", "TOTAL": "*fp32"} | _counts("n_heads", "n")
     moving = state | {"RATE": "*fp32"} | _counts("segments")
-    cases = {
-        "causal": (linear_kernels.causal_kernel, _pointers("Q K V OUT", "fp16") | moving | _strides("qkvo"),
-                   scan | {"STRICT": False}),
-        "state": (linear_kernels.state_kernel, _pointers("K V", "fp16") | moving | _strides("kv"), scan),
-        "apply": (linear_kernels.apply_kernel, _pointers("Q OUT", "fp16") | state | _strides("qo"), shape),
-    }  # fmt: skip
+    cases = {}
+    for normalize in (False, True):
+        flag, end = {"NORMALIZE": normalize}, ", normalized" if normalize else ""
+        cases |= {
+            f"causal{end}": (linear_kernels.causal_kernel, _pointers("Q K V OUT", "fp16") | moving | _strides("qkvo"),
+                             scan | flag | {"STRICT": False}),
+            f"state{end}": (linear_kernels.state_kernel, _pointers("K V", "fp16") | moving | _strides("kv"),
+                            scan | flag),
+            f"apply{end}": (linear_kernels.apply_kernel, _pointers("Q OUT", "fp16") | state | _strides("qo"),
+                            shape | flag),
+        }  # fmt: skip
     return {
         name: compile_kernel(kernel, signature, constants, arch, warps=config.warps, stages=config.stages)
         for name, (kernel, signature, constants) in cases.items()

@@ -2,7 +2,7 @@
 
 (B, H, N, D) queries and keys, (B, H, N, E) values, float16 or bfloat16. The causal sum and its three gradients are one
 operator run forwards or backwards in time: dq = op(do, v, k), dk = reversed op(v, do, q), dv = reversed op(k, q, do).
-Feature maps, and the division by the sum of weights, are the caller's: `weights` gives that sum.
+Feature maps are the caller's; `normalized` divides by the sum of weights, inside the kernel and in float32.
 """
 
 from __future__ import annotations
@@ -34,23 +34,27 @@ def linear_attention(
     check(q, k, v, decay)
     if decay is None and not causal:
         return _Bidirectional.apply(q, k, v)  # pyright: ignore[reportReturnType]  # torch types apply as Any or None
-    heads = q.shape[1]
-    if decay is None:
-        rate = torch.zeros(heads, dtype=torch.float32, device=q.device)
-    else:
-        rate = torch.log2(decay.detach().to(device=q.device, dtype=torch.float32)).contiguous()
+    rate = _rates(q, decay)
     out: torch.Tensor = _Causal.apply(q, k, v, rate, False, False)  # pyright: ignore[reportAssignmentType]  # as above
     if not causal:
         out = out + _Causal.apply(q, k, v, rate, True, True)  # pyright: ignore[reportOperatorIssue]  # as above
     return out
 
 
-def weights(
-    q: torch.Tensor, k: torch.Tensor, *, causal: bool = False, decay: torch.Tensor | None = None
+def normalized(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool = False, decay: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """sum over s of decay^|t-s| q_t . k_s, (B, H, N, 1): what `linear_attention` is divided by to normalize it."""
-    ones = torch.ones((), dtype=q.dtype, device=q.device).expand(*q.shape[:3], 16)
-    return linear_attention(q, k, ones, causal=causal, decay=decay)[..., :1]
+    """`linear_attention` with each row divided by its sum of weights decay^(t-s) q_t . k_s; zero where that is 0.
+
+    `decay` only where `causal`. Not differentiable. Raises as `linear_attention` does.
+    """
+    check(q, k, v, decay)
+    if causal:
+        return _scan(q, k, v, _rates(q, decay), False, False, normalize=True)
+    if decay is not None:
+        raise ValueError("Expected decay only with causal=True, but got a decay and causal=False.")
+    state, total = _total(k, v, normalize=True)
+    return _apply(q, state, v.dtype, total)
 
 
 def check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor | None) -> None:
@@ -118,7 +122,7 @@ class _Bidirectional(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(q, k, v)
-        return _apply(q, _total(k, v), v.dtype)
+        return _apply(q, _total(k, v)[0], v.dtype)
 
     @staticmethod
     @once_differentiable
@@ -126,8 +130,8 @@ class _Bidirectional(torch.autograd.Function):
         q, k, v = ctx.saved_tensors
         grad = grads[0].to(v.dtype)
         needs = ctx.needs_input_grad
-        dq = _apply(grad, _total(v, k), q.dtype) if needs[0] else None
-        back = _total(q, grad) if needs[1] or needs[2] else None
+        dq = _apply(grad, _total(v, k)[0], q.dtype) if needs[0] else None
+        back = _total(q, grad)[0] if needs[1] or needs[2] else None
         dk = _apply(v, back.mT.contiguous(), k.dtype) if back is not None and needs[1] else None
         dv = _apply(k, back, v.dtype) if back is not None and needs[2] else None
         return dq, dk, dv
@@ -139,27 +143,53 @@ def _tiles(k: torch.Tensor, v: torch.Tensor) -> tuple[LinearConfig, int, int]:
     return config, power_of_two(k.shape[3]), min(power_of_two(v.shape[3]), config.width_e)
 
 
+def _rates(q: torch.Tensor, decay: torch.Tensor | None) -> torch.Tensor:
+    """(H,) float32, log2 of the decay."""
+    if decay is None:
+        return torch.zeros(q.shape[1], dtype=torch.float32, device=q.device)
+    return torch.log2(decay.detach().to(device=q.device, dtype=torch.float32)).contiguous()
+
+
 def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def _states(k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, segment: int, reverse: bool) -> torch.Tensor:
+def _states(
+    k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, segment: int, reverse: bool, normalize: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B H, segments, D, E) and, where `normalize`, (B H, segments, D): what each segment alone adds."""
     batch, heads, n, d = k.shape
     e = v.shape[3]
     config, width_d, width_e = _tiles(k, v)
     segments = triton.cdiv(n, segment)
     state = torch.empty((batch * heads, segments, d, e), dtype=torch.float32, device=k.device)
+    total = state.new_empty((batch * heads, segments, d) if normalize else (1,))
     launch(
         state_kernel, batch * heads * segments * triton.cdiv(e, width_e),
-        k, v, rate, state, *k.stride(), *v.stride(), heads, n, segments,
+        k, v, rate, state, total, *k.stride(), *v.stride(), heads, n, segments,
         D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, SEGMENT=segment, BLOCK=config.block, REVERSE=reverse,
-        num_warps=config.warps, num_stages=config.stages,
+        NORMALIZE=normalize, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
-    return state
+    return state, total
+
+
+def _carry(parts: torch.Tensor, rate: torch.Tensor, heads: int, segment: int) -> None:
+    """In place: what each segment adds, (B H, segments, …) contiguous, becomes what enters it."""
+    size, width = parts[0, 0].numel(), 256
+    launch(
+        scan_kernel, len(parts) * triton.cdiv(size, width), parts, rate, heads, parts.shape[1], size,
+        SEGMENT=segment, WIDTH=width, num_warps=4,
+    )  # fmt: skip
 
 
 def _scan(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, reverse: bool, strict: bool
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rate: torch.Tensor,
+    reverse: bool,
+    strict: bool,
+    normalize: bool = False,
 ) -> torch.Tensor:
     batch, heads, n, d = q.shape
     e = v.shape[3]
@@ -169,46 +199,41 @@ def _scan(
     out = torch.empty((batch, heads, n, e), dtype=v.dtype, device=v.device)
     if segments == 1:
         state = torch.zeros((batch * heads, 1, d, e), dtype=torch.float32, device=q.device)
+        total = state.new_zeros((batch * heads, 1, d) if normalize else (1,))
     else:
-        state = _states(k, v, rate, segment, reverse)
-        width = 256
-        launch(
-            scan_kernel,
-            batch * heads * triton.cdiv(d * e, width),
-            state,
-            rate,
-            heads,
-            segments,
-            d * e,
-            SEGMENT=segment,
-            WIDTH=width,
-            num_warps=4,
-        )
+        state, total = _states(k, v, rate, segment, reverse, normalize)
+        for parts in (state, total) if normalize else (state,):
+            _carry(parts, rate, heads, segment)
     launch(
         causal_kernel, batch * heads * segments * triton.cdiv(e, width_e),
-        q, k, v, rate, state, out, *q.stride(), *k.stride(), *v.stride(), *out.stride(), heads, n, segments,
+        q, k, v, rate, state, total, out, *q.stride(), *k.stride(), *v.stride(), *out.stride(), heads, n, segments,
         D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, SEGMENT=segment, BLOCK=config.block, REVERSE=reverse, STRICT=strict,
-        num_warps=config.warps, num_stages=config.stages,
+        NORMALIZE=normalize, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return out
 
 
-def _total(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """sum over s of k_s^T v_s, (B H, D, E) float32."""
+def _total(k: torch.Tensor, v: torch.Tensor, normalize: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """sum over s of k_s^T v_s, (B H, D, E) float32, and, where `normalize`, of k_s, (B H, D)."""
     batch, heads, n, _ = k.shape
     rate = torch.zeros(heads, dtype=torch.float32, device=k.device)
     programs = batch * heads * triton.cdiv(v.shape[3], _tiles(k, v)[2])
-    return _states(k, v, rate, segment_length(n, programs, _processors(k.device)), False).sum(1)
+    state, total = _states(k, v, rate, segment_length(n, programs, _processors(k.device)), False, normalize)
+    return state.sum(1), total.sum(1) if normalize else total
 
 
-def _apply(q: torch.Tensor, state: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _apply(
+    q: torch.Tensor, state: torch.Tensor, dtype: torch.dtype, total: torch.Tensor | None = None
+) -> torch.Tensor:
+    """q state, (B, H, N, E); over q total where there is one."""
     batch, heads, n, d = q.shape
     e = state.shape[2]
     out = torch.empty((batch, heads, n, e), dtype=dtype, device=q.device)
     config, width_d, width_e = _tiles(q, out)
     launch(
         apply_kernel, batch * heads * triton.cdiv(n, config.block) * triton.cdiv(e, width_e),
-        q, state, out, *q.stride(), *out.stride(), heads, n,
-        D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, BLOCK=config.block, num_warps=config.warps,
+        q, state, state if total is None else total, out, *q.stride(), *out.stride(), heads, n,
+        D=d, E=e, WIDTH_D=width_d, WIDTH_E=width_e, BLOCK=config.block, NORMALIZE=total is not None,
+        num_warps=config.warps,
     )  # fmt: skip
     return out

@@ -61,6 +61,20 @@ def _update(state, k, v, rate, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _update_sum(total, k, rate, BLOCK: tl.constexpr):
+    """The decayed sum of the keys after one more tile, as `_update` makes that of k^T v."""
+    age = (BLOCK - 1 - tl.arange(0, BLOCK)).to(tl.float32)
+    return total * tl.math.exp2(rate * BLOCK) + tl.sum(k.to(tl.float32) * tl.math.exp2(rate * age)[:, None], 0)
+
+
+@triton.jit
+def _over(out, weight):
+    """Rows divided by their sums of weights; zero where a sum is exactly 0."""
+    empty = weight == 0.0
+    return tl.where(empty[:, None], 0.0, out / tl.where(empty, 1.0, weight)[:, None])
+
+
+@triton.jit
 def _times_state(q, state):
     size = tl.maximum(tl.max(tl.max(tl.abs(state), 1), 0), _TINY)
     return tl.dot(q, (state / size).to(q.dtype), input_precision="ieee") * size
@@ -68,14 +82,15 @@ def _times_state(q, state):
 
 @triton.jit
 def state_kernel(
-    K, V, RATE, STATE,
+    K, V, RATE, STATE, TOTAL,
     stride_kb, stride_kh, stride_kn, stride_kd,
     stride_vb, stride_vh, stride_vn, stride_vd,
     n_heads, n, segments,
     D: tl.constexpr, E: tl.constexpr, WIDTH_D: tl.constexpr, WIDTH_E: tl.constexpr, SEGMENT: tl.constexpr,
-    BLOCK: tl.constexpr, REVERSE: tl.constexpr,
+    BLOCK: tl.constexpr, REVERSE: tl.constexpr, NORMALIZE: tl.constexpr,
 ):
-    """STATE (B H, segments, D, E) float32: what each segment alone adds, seen from its end."""
+    """STATE (B H, segments, D, E) float32: what each segment alone adds, seen from its end. With NORMALIZE also TOTAL
+    (B H, segments, D), the same of the keys alone."""
     slices: tl.constexpr = (E + WIDTH_E - 1) // WIDTH_E
     program = tl.program_id(0)
     col = (program % slices) * WIDTH_E
@@ -86,13 +101,18 @@ def state_kernel(
     v_base, v_step = _origin(V, stride_vb, stride_vh, stride_vn, head, n_heads, n, REVERSE)
     rate = tl.load(RATE + head % n_heads)
     state = tl.zeros([WIDTH_D, WIDTH_E], tl.float32)
+    total = tl.zeros([WIDTH_D], tl.float32)
     first = segment * SEGMENT
     for start in range(first, tl.minimum(first + SEGMENT, n), BLOCK):
         k = row_tile(k_base, start, n, 0, k_step, stride_kd, BLOCK, WIDTH_D, D, True)
         v = _columns(v_base, start, n, col, v_step, stride_vd, BLOCK, WIDTH_E, E)
         state = _update(state, k, v, rate, BLOCK)
+        if NORMALIZE:
+            total = _update_sum(total, k, rate, BLOCK)
     rows = tl.arange(0, WIDTH_D)
     cols = col + tl.arange(0, WIDTH_E)
+    if NORMALIZE:  # slices of columns all write the same
+        tl.store(TOTAL + tl.cast(program, tl.int64) * D + rows, total, mask=rows < D)
     STATE += tl.cast(program, tl.int64) * D * E
     tl.store(STATE + rows[:, None] * E + cols[None, :], state, mask=(rows < D)[:, None] & (cols < E)[None, :])
 
@@ -116,16 +136,17 @@ def scan_kernel(STATE, RATE, n_heads, segments, size, SEGMENT: tl.constexpr, WID
 
 @triton.jit
 def causal_kernel(
-    Q, K, V, RATE, STATE, OUT,
+    Q, K, V, RATE, STATE, TOTAL, OUT,
     stride_qb, stride_qh, stride_qn, stride_qd,
     stride_kb, stride_kh, stride_kn, stride_kd,
     stride_vb, stride_vh, stride_vn, stride_vd,
     stride_ob, stride_oh, stride_on, stride_od,
     n_heads, n, segments,
     D: tl.constexpr, E: tl.constexpr, WIDTH_D: tl.constexpr, WIDTH_E: tl.constexpr, SEGMENT: tl.constexpr,
-    BLOCK: tl.constexpr, REVERSE: tl.constexpr, STRICT: tl.constexpr,
+    BLOCK: tl.constexpr, REVERSE: tl.constexpr, STRICT: tl.constexpr, NORMALIZE: tl.constexpr,
 ):
-    """One program: one segment of one head, WIDTH_E columns of the output. STRICT leaves out s = t."""
+    """One program: one segment of one head, WIDTH_E columns of the output. STRICT leaves out s = t; NORMALIZE divides
+    rows by their sums of weights."""
     slices: tl.constexpr = (E + WIDTH_E - 1) // WIDTH_E
     program = tl.program_id(0)
     col = (program % slices) * WIDTH_E
@@ -142,6 +163,8 @@ def causal_kernel(
     STATE += tl.cast(program, tl.int64) * D * E
     state = tl.load(STATE + rows[:, None] * E + cols[None, :], mask=(rows < D)[:, None] & (cols < E)[None, :],
         other=0.0)
+    # zeros that nobody reads, unless NORMALIZE
+    total = tl.load(TOTAL + tl.cast(program, tl.int64) * D + rows, mask=(rows < D) & NORMALIZE, other=0.0)
 
     at = tl.arange(0, BLOCK)
     gap = (at[:, None] - at[None, :]).to(tl.float32)
@@ -161,18 +184,23 @@ def causal_kernel(
         out = tl.dot((s / size[:, None]).to(v.dtype), v, input_precision="ieee") * size[:, None]
         out += _times_state(q, state) * since[:, None]
         state = _update(state, k, v, rate, BLOCK)
+        if NORMALIZE:
+            out = _over(out, tl.sum(s, 1) + tl.sum(q.to(tl.float32) * total[None, :], 1) * since)
+            total = _update_sum(total, k, rate, BLOCK)
         _write(o_base, out.to(OUT.dtype.element_ty), start, n, col, o_step, stride_od, BLOCK, WIDTH_E, E)
 
 
 @triton.jit
 def apply_kernel(
-    Q, STATE, OUT,
+    Q, STATE, TOTAL, OUT,
     stride_qb, stride_qh, stride_qn, stride_qd,
     stride_ob, stride_oh, stride_on, stride_od,
     n_heads, n,
     D: tl.constexpr, E: tl.constexpr, WIDTH_D: tl.constexpr, WIDTH_E: tl.constexpr, BLOCK: tl.constexpr,
+    NORMALIZE: tl.constexpr,
 ):
-    """OUT = Q STATE with one state (D, E) for each head: the whole of bidirectional attention without decay."""
+    """OUT = Q STATE with one state (D, E) for each head: the whole of bidirectional attention without decay; with
+    NORMALIZE divided by Q TOTAL, TOTAL (B H, D) the sum of the keys."""
     slices: tl.constexpr = (E + WIDTH_E - 1) // WIDTH_E
     program = tl.program_id(0)
     col = (program % slices) * WIDTH_E
@@ -189,4 +217,7 @@ def apply_kernel(
         other=0.0)
     q = row_tile(q_base, start, n, 0, q_step, stride_qd, BLOCK, WIDTH_D, D, True)
     out = _times_state(q, state)
+    if NORMALIZE:
+        total = tl.load(TOTAL + tl.cast(head, tl.int64) * D + rows, mask=rows < D, other=0.0)
+        out = _over(out, tl.sum(q.to(tl.float32) * total[None, :], 1))
     _write(o_base, out.to(OUT.dtype.element_ty), start, n, col, o_step, stride_od, BLOCK, WIDTH_E, E)

@@ -38,9 +38,11 @@ def test_what_ours_were_not_measured_for_goes_elsewhere(change: str) -> None:
 
 
 @cuda
-def test_linear_attention_is_the_same_sum_on_both_devices() -> None:
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_linear_attention_is_the_same_sum_on_both_devices(causal: bool, normalize: bool) -> None:
     q, k, v = torch.rand(3, 1, 2, 700, 64)
-    kwargs = {"causal": True, "decay": 0.99, "normalize": False}
+    kwargs = {"causal": causal, "decay": 0.99 if causal else None, "normalize": normalize}
     here = linear_attention(q, k, v, **kwargs)  # pyright: ignore[reportArgumentType] - a dict of mixed values
     there = linear_attention(*(t.cuda().bfloat16() for t in (q, k, v)), **kwargs)  # pyright: ignore[reportArgumentType] - as above
     assert float((there.cpu().float() - here).norm() / here.norm()) < 1e-2

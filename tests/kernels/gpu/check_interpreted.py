@@ -111,11 +111,13 @@ def linear_errors() -> dict[str, float]:
         for letter, a, b in zip("qkv", mine, leaves, strict=True):
             assert a.grad is not None and b.grad is not None
             found[f"{name} d{letter}"] = error(a.grad, b.grad)
-        ones = torch.ones(1, h, ROWS, 1, dtype=torch.float64)
-        sums = linear.weights(made[0].abs(), made[1].abs(), causal=causal, decay=decay)
-        found[f"{name} weights"] = error(
-            sums, exact_linear(made[0].abs().double(), made[1].abs().double(), ones, causal, decay)
-        )
+        if causal or decay is None:
+            a, b, ones = made[0].abs(), made[1].abs(), torch.ones(1, h, ROWS, 1, dtype=torch.float64)
+            over = exact_linear(a.double(), b.double(), ones, causal, decay)
+            found[f"{name} normalized"] = error(
+                linear.normalized(a, b, made[2], causal=causal, decay=decay),
+                exact_linear(a.double(), b.double(), made[2].double(), causal, decay) / over,
+            )
     return found
 
 
