@@ -137,8 +137,8 @@ def softmax_call(seed: int, device: str, kernels_only: bool) -> Iterator[tuple[s
         mask = torch.zeros(seen.shape, dtype=torch.float64, device=device).masked_fill(~seen, -torch.inf)
     right = exact(q, k, v, scale, mask)
     # PyTorch on plain copies: its kernels crash on values that aren't aligned, refuse masks whose last dimension is
-    # broadcast, and answer NaN to a scale below 0 and in rows without keys; its flash kernel writes out of bounds, which
-    # the sanitizer would report (torch 2.11, flash_fwd_splitkv_combine_kernel)
+    # broadcast, answer NaN to a scale below 0 and in rows without keys, and write out of bounds (flash, split keys),
+    # which the sanitizer would report (torch 2.11, flash_fwd_splitkv_combine_kernel)
     with sdpa_kernel(SDPBackend.MATH) if scale < 0 or mask is not None or kernels_only else nullcontext():
         plain = [t.clone(memory_format=torch.contiguous_format) for t in (q, k, v)]
         theirs = F.scaled_dot_product_attention(
