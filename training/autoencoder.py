@@ -51,8 +51,9 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed + loop.rank)
     torch.backends.cudnn.benchmark = True
     model = new_autoencoder(args.width)
-    if args.decoder_only:
-        model = AutoencoderTiny.from_pretrained(args.decoder_only).float()
+    earlier: Path | None = args.decoder_only or args.encoder_only
+    if earlier:
+        model = AutoencoderTiny.from_pretrained(earlier).float()
     elif args.resume:
         from safetensors.torch import load_file
 
@@ -77,6 +78,8 @@ def train(args: argparse.Namespace) -> None:
         torch._dynamo.config.cache_size_limit = 256
     if args.decoder_only:
         model.encoder.requires_grad_(False)
+    elif args.encoder_only:
+        model.decoder.requires_grad_(False)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
         parameters, args.rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=device.type == "cuda"
@@ -118,7 +121,7 @@ def train(args: argparse.Namespace) -> None:
         loop.tick(200, **losses, grad=norm, latent_std=z.std())
     average.copy_to(model)
     if loop.rank == 0:
-        finish(model, mixture, args.out, args.decoder_only)
+        finish(model, mixture, args.out, earlier)
 
 
 @torch.no_grad()
@@ -160,7 +163,9 @@ def main() -> None:
     parser.add_argument("--lite0", type=Path, help="EfficientNet-Lite0 under timm's names, for the perceptual loss")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path, help="safetensors file to start from")
-    parser.add_argument("--decoder-only", type=Path, metavar="VAE", help="vae folder to go on from, its encoder frozen")
+    half = parser.add_mutually_exclusive_group()
+    half.add_argument("--decoder-only", type=Path, metavar="VAE", help="vae folder to go on from, its encoder frozen")
+    half.add_argument("--encoder-only", type=Path, metavar="VAE", help="vae folder to go on from, its decoder frozen")
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch", type=int, default=32)
