@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from training.models import new_unet, placed  # noqa: E402 - see above
 from training.views import RealTextures  # noqa: E402 - see above
 from training.wrap import set_wrap, wrap_convolutions  # noqa: E402 - see above
 
+SQUARE = (256, 256)
 ASPECTS = ((192, 320), (320, 192), (160, 384), (384, 160), (256, 512), (512, 256))
 """Heights and widths in px of the views other than square; with 256x256 and 512x512 they are what the model sees."""
 SHEET = (
@@ -76,8 +79,9 @@ def sheet(
     empty: tuple[Tensor, Tensor, Tensor],
     path: Path,
     guidance: float = 3.0,
+    sigmas: Sequence[float] = tuple(1 - k / 16 for k in range(17)),
 ) -> None:
-    """Draw the prompts of SHEET with 16 Euler steps: basecolor above, normals below."""
+    """Draw the prompts of SHEET with Euler steps between noise levels: basecolor above, normals below."""
     from PIL import Image
 
     device, n = encoder.device, len(SHEET)
@@ -91,7 +95,6 @@ def sheet(
         torch.cat([text.mask, empty[1].expand(n, -1)]),
     )
     x = torch.randn(n, 16, 32, 32, device=device, generator=torch.Generator(device).manual_seed(1))
-    sigmas = torch.linspace(1, 0, 17).tolist()
     for now, then in pairwise(sigmas):
         with torch.autocast(device.type, torch.bfloat16):
             double = torch.cat([x, x]).to(memory_format=torch.channels_last)
@@ -109,8 +112,33 @@ def sheet(
     Image.fromarray(image).save(path, quality=88)
 
 
-def train(args: argparse.Namespace) -> None:
-    loop = Loop(args.minutes, args.out / "diffusion.jsonl", args.max_steps)
+@dataclass
+class Prepared:
+    """What the trainers of the U-Net start from; banks by (height, width) in px."""
+
+    unet: nn.Module
+    vae: nn.Module
+    encoder: Encoder
+    empty: tuple[Tensor, Tensor, Tensor]
+    banks: dict[tuple[int, int], Bank]
+    validation: Bank
+    rng: random.Random
+    real: RealTextures
+
+    def renew(self, chunk: int) -> None:
+        """Draw some views of the square bank anew, real ones for real ones: what stays is learned by heart."""
+        bank = self.banks[SQUARE]
+        first = self.rng.randrange(0, len(bank), chunk)
+        place = slice(first, min(first + chunk, len(bank)))
+        real = chunk if bool(bank.domain[first] > 0) else 0
+        counts = {"real_count": real, "procedural_count": chunk - real}
+        fresh = build(self.encoder, self.real, self.rng, *SQUARE, **counts, chunk=chunk)
+        for field in fields(Bank):
+            getattr(bank, field.name)[place] = getattr(fresh, field.name)[: place.stop - place.start]
+
+
+def prepare(args: argparse.Namespace, loop: Loop) -> Prepared:
+    """The networks on the device, and the pack's views and procedural ones encoded into banks."""
     device = loop.device
     args.out.mkdir(parents=True, exist_ok=True)
     seed = args.seed * 1000 + loop.rank
@@ -123,7 +151,6 @@ def train(args: argparse.Namespace) -> None:
         unet.load_state_dict({k: v.float() for k, v in load_file(args.resume).items()})
     placed(wrap_convolutions(unet), device)
     loop.synchronise(unet)
-    average = Average(unet, args.ema)
     vae = AutoencoderTiny.from_pretrained(args.vae).float().eval().requires_grad_(False)
     placed(wrap_convolutions(vae), device)
     tokenizer = AutoTokenizer.from_pretrained(args.text)
@@ -138,75 +165,53 @@ def train(args: argparse.Namespace) -> None:
     real = RealTextures(args.packs, "train", device, limit=args.limit)
     held = RealTextures(args.packs, "val", device, limit=args.limit)
     say(f"{len(real)} real textures read in {time.monotonic() - begun:.0f} s")
-    share, count = args.bank, args.real_share
-    banks = {
-        (256, 256): build(
-            encoder,
-            real,
-            rng,
-            256,
-            256,
-            real_count=int(share * count),
-            procedural_count=int(share * (1 - count)),
-            chunk=min(args.chunk, 64),
-        )
-    }
-    say(f"first bank in {time.monotonic() - begun:.0f} s")
-    for height, width in ASPECTS:
-        banks[height, width] = build(
-            encoder,
-            real,
-            rng,
-            height,
-            width,
-            real_count=int(share * 0.03),
-            procedural_count=int(share * 0.02),
-            chunk=min(args.chunk, 64),
-        )
-    banks[512, 512] = build(
-        encoder,
-        real,
-        rng,
-        512,
-        512,
-        real_count=int(share * 0.05),
-        procedural_count=int(share * 0.03),
-        chunk=min(args.chunk, 16),
-    )
-    validation = build(
-        encoder,
-        held,
-        random.Random(0),
-        256,
-        256,
-        real_count=min(256, args.bank),
-        procedural_count=0,
-        chunk=min(args.chunk, 64),
-    )
-    del real, held
-    say(f"banks of {[len(b) for b in banks.values()]} views in {time.monotonic() - begun:.0f} s")
 
+    def bank(height: int, width: int, from_real: float, from_procedural: float, chunk: int) -> Bank:
+        counts = {"real_count": int(args.bank * from_real), "procedural_count": int(args.bank * from_procedural)}
+        return build(encoder, real, rng, height, width, **counts, chunk=min(args.chunk, chunk))
+
+    banks = {SQUARE: bank(*SQUARE, args.real_share, 1 - args.real_share, 64)}
+    say(f"first bank in {time.monotonic() - begun:.0f} s")
+    banks |= {shape: bank(*shape, 0.03, 0.02, 64) for shape in ASPECTS}
+    banks[512, 512] = bank(512, 512, 0.05, 0.03, 16)
+    unseen = {"real_count": min(256, args.bank), "procedural_count": 0, "chunk": min(args.chunk, 64)}
+    validation = build(encoder, held, random.Random(0), *SQUARE, **unseen)
+    say(f"banks of {[len(b) for b in banks.values()]} views in {time.monotonic() - begun:.0f} s")
+    return Prepared(unet, vae, encoder, empty, banks, validation, rng, real)
+
+
+def compile_blocks(unet: nn.Module) -> None:
+    """Compile the blocks that repeat, each once for the shape that most steps have."""
+    torch._dynamo.config.cache_size_limit = 512
+    torch._dynamo.config.accumulated_cache_size_limit = 2048
+    for module in unet.modules():
+        if type(module).__name__ in ("ResnetBlock2D", "Transformer2DModel", "Downsample2D", "Upsample2D"):
+            module.compile(dynamic=False)
+
+
+def train(args: argparse.Namespace) -> None:
+    loop = Loop(args.minutes, args.out / "diffusion.jsonl", args.max_steps)
+    device = loop.device
+    made = prepare(args, loop)
+    unet, banks, rng, empty = made.unet, made.banks, made.rng, made.empty
+    average = Average(unet, args.ema)
     if args.compile:
-        torch._dynamo.config.cache_size_limit = 512
-        torch._dynamo.config.accumulated_cache_size_limit = 2048
-        for module in unet.modules():
-            if type(module).__name__ in ("ResnetBlock2D", "Transformer2DModel", "Downsample2D", "Upsample2D"):
-                module.compile(dynamic=False)
+        compile_blocks(unet)
     parameters = list(unet.parameters())
     optimiser = torch.optim.AdamW(
         parameters, args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda"
     )
-    others = [k for k in banks if k != (256, 256)]
+    others = [k for k in banks if k != SQUARE]
     loop.begin()
     next_sheet = args.sheet_every * 60.0
     while not loop.done:
         square = rng.random() >= args.other_shapes
-        shape = (256, 256) if square else rng.choice(others)
-        bank = banks[shape]
-        size = args.batch if square else max(1, args.batch * 256 * 256 // (shape[0] * shape[1]))
-        batch = bank.pick(torch.randint(len(bank), (size,), device=device)).rolled()
+        batch = draw(banks, SQUARE if square else rng.choice(others), args.batch)
+        size = len(batch)
         # Where the model can't know a texture's source it must serve any.
         batch.domain = batch.domain * (torch.rand(size, device=device) > 0.15)
+        if args.renew and loop.step % args.renew == 0:
+            made.renew(args.chunk)
         sigma = torch.sigmoid(torch.randn(size, device=device) + args.sigma_shift)
         drop = torch.rand(size, device=device) < 0.12
         noise = torch.randn(batch.z.shape, device=device)
@@ -223,23 +228,28 @@ def train(args: argparse.Namespace) -> None:
         loop.tick(200, loss=loss, grad=norm)
         if loop.rank == 0 and loop.elapsed > next_sheet and not loop.done:
             next_sheet += args.sheet_every * 60
-            report(unet, average, vae, encoder, validation, empty, args.out, loop.step)
+            report(made, average, args.out, loop.step)
     if loop.rank == 0:
-        report(unet, average, vae, encoder, validation, empty, args.out, loop.step)
+        report(made, average, args.out, loop.step)
         average.copy_to(unet)
         save(unet, args.out)
 
 
-def report(
-    unet: nn.Module, average: Average, vae: nn.Module, encoder: Encoder, validation: Bank,
-    empty: tuple[Tensor, Tensor, Tensor], out: Path, step: int,
-) -> None:  # fmt: skip
+def draw(banks: Mapping[tuple[int, int], Bank], shape: tuple[int, int], most: int) -> Bank:
+    """A random batch of one shape, rolled: `most` samples of 256x256 px, or as many as have the area of those."""
+    bank = banks[shape]
+    size = max(1, most * SQUARE[0] * SQUARE[1] // (shape[0] * shape[1]))
+    return bank.pick(torch.randint(len(bank), (size,), device=bank.z.device)).rolled()
+
+
+def report(made: Prepared, average: Average, out: Path, step: int) -> None:
     """Validate and draw with the averaged weights, keep a copy to resume from, then put the training ones back."""
+    unet = made.unet
     now = [p.detach().clone() for p in unet.parameters()]
     average.copy_to(unet)
     with torch.compiler.set_stance("force_eager"):
-        say(f"step {step}: validation loss {float(validate(unet, validation, empty)):.5f}")
-        sheet(unet, vae, encoder, empty, out / "sheet.jpg")
+        say(f"step {step}: validation loss {float(validate(unet, made.validation, made.empty)):.5f}")
+        sheet(unet, made.vae, made.encoder, made.empty, out / "sheet.jpg")
     save(unet, out)
     with torch.no_grad():
         for p, value in zip(unet.parameters(), now, strict=True):
@@ -253,8 +263,9 @@ def save(unet: nn.Module, out: Path) -> None:
     temporary.replace(out / "unet.safetensors")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parser_of(text: str | None) -> argparse.ArgumentParser:
+    """The options that all trainers of the U-Net have."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packs", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True, help="folder with MiniLM-L6 and its tokenizer")
@@ -267,16 +278,22 @@ def main() -> None:
     parser.add_argument("--real-share", type=float, default=0.6)
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--channels", type=int, nargs=3, default=(128, 256, 352))
-    parser.add_argument("--rate", type=float, default=5e-4)
-    parser.add_argument("--warmup", type=int, default=300)
-    parser.add_argument("--decay-from", type=float, default=0.6)
-    parser.add_argument("--ema", type=float, default=0.9995)
-    parser.add_argument("--sigma-shift", type=float, default=0.0)
     parser.add_argument("--other-shapes", type=float, default=0.08, help="share of steps on shapes other than 256x256")
     parser.add_argument("--sheet-every", type=float, default=4.0, help="minutes")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--decay-from", type=float, default=0.6)
+    parser.add_argument("--ema", type=float, default=0.9995)
+    parser.add_argument("--sigma-shift", type=float, default=0.0)
+    parser.add_argument("--renew", type=int, default=8, help="draw --chunk views anew every so many steps; 0: never")
     train(parser.parse_args())
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from tests import tiny
 from textile_metric import judge
 from textile_metric.network import TileNet
-from training import autoencoder, diffusion, tileability
+from training import autoencoder, diffusion, distill, tileability
+from training.bank import Bank
 from training.models import LATENT_CHANNELS, new_unet
 
 
@@ -58,6 +59,7 @@ def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     tiny.autoencoder(latents=LATENT_CHANNELS).save_pretrained(tmp_path / "vae")
     tiny.text_folders(tmp_path / "text", width=384, tokenizer=".", encoder=".")
     monkeypatch.setattr(diffusion, "SHEET", diffusion.SHEET[:4])
+    monkeypatch.setattr(diffusion, "ASPECTS", diffusion.ASPECTS[:1])
     run(
         diffusion.main,
         monkeypatch,
@@ -69,6 +71,40 @@ def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     new_unet((32, 32, 32)).load_state_dict({k: v.float() for k, v in state.items()})
     assert all(torch.isfinite(v).all() for v in state.values())
     assert (tmp_path / "sheet.jpg").is_file()
+    (tmp_path / "sheet.jpg").unlink()
+    teacher = (tmp_path / "unet.safetensors").rename(tmp_path / "teacher.safetensors")
+    run(
+        distill.main,
+        monkeypatch,
+        *("--no-compile", "--channels", "32", "32", "32"),
+        **{"packs": packs, "vae": tmp_path / "vae", "text": tmp_path / "text", "out": tmp_path, "resume": teacher},
+        **{"max_steps": 3, "bank": 34, "real_share": 0.9, "chunk": 2, "batch": 2},
+        **{"adversary": 0.02, "other_shapes": 0.0, "renew": 2},
+    )
+    few = load_file(tmp_path / "unet.safetensors")
+    assert all(torch.isfinite(v).all() for v in few.values())
+    assert any(not torch.equal(v, state[name]) for name, v in few.items())
+    assert (tmp_path / "sheet.jpg").is_file()
+
+
+def test_four_steps_follow_a_teacher_whose_paths_are_straight() -> None:
+    """Where the teacher's velocity is constant along each path, its own step is the best there is: no loss."""
+    z = torch.randn(3, 4, 8, 8)
+    one = torch.ones(3)
+    batch = Bank(z, torch.zeros(3, 2, 384), torch.ones(3, 2), torch.zeros(3, 384), one * 0, one, one, one)
+    empty = (torch.zeros(1, 2, 384), torch.ones(1, 2), torch.zeros(1, 384))
+    noise = torch.randn_like(z)
+
+    class Straight(torch.nn.Module):
+        def forward(self, x: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor]:
+            return ((noise - z).repeat(len(x) // 3, 1, 1, 1),)
+
+    for window in range(len(distill.SUBSTEPS)):
+        place = torch.tensor([0.0, 0.3, 0.9])
+        loss, arrived = distill.flow_loss(Straight(), Straight(), batch, window, empty, 4.0, noise, place)
+        end = distill.LEVELS[window + 1]
+        assert float(loss) < 1e-5
+        torch.testing.assert_close(arrived, (1 - end) * z + end * noise, atol=1e-4, rtol=0)
 
 
 def test_tileability(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
