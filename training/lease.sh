@@ -3,6 +3,8 @@
 #   stage PATH...           copy files or folders into $STAGE
 #   train AE_MIN UNET_MIN [TILE_MIN]   start tileability (on the first GPU), autoencoder, U-Net (on all), one after the
 #                           other, each for so many minutes; 0 leaves one out (the U-Net then uses the staged vae/)
+#   kernels                 check and time `kernels` in the background: what needs no quiet GPU at once, the rest once
+#                           training is done (run/done); copy benchmarks, tests and pyproject.toml to $STAGE/code first
 #   join NAME               put staged pieces NAME.00, NAME.01, … together as NAME
 #   watch SECONDS           wait, print the logs' ends, copy logs, the sample sheet and the autoencoder to $OUT
 #   pieces FILE FIRST LAST  copy that range of a result's 15 MiB pieces to $OUT
@@ -72,6 +74,28 @@ watch)
     cp "$STAGE"/run/*.jsonl "$OUT/" 2> /dev/null || true
     cp "$STAGE/run/sheet.jpg" "$STAGE/run/tileability.safetensors" "$OUT/" 2> /dev/null || true
     mkdir -p "$OUT/vae" && cp "$STAGE"/run/vae/* "$OUT/vae/" 2> /dev/null || true
+    ;;
+kernels)
+    cat > "$STAGE/kernels.sh" <<'KERNELS'
+cd "$STAGE/code"; R=$STAGE/run
+python3 -m benchmarks.attention_tiles --minutes 0 --clean "$R/clean.json" > "$R/k_clean.log" 2>&1
+for i in 0 1 2 3; do
+    python3 -m benchmarks.attention_fuzz --first $((i * 500)) --calls 500 --minutes 5 > "$R/k_fuzz$i.log" 2>&1 &
+done
+wait
+timeout 150 python3 -m pytest -c /dev/null --rootdir . --import-mode=importlib -q -p no:cacheprovider tests/kernels \
+    --ignore=tests/kernels/gpu --ignore=tests/kernels/test_name.py -k "gpu or cuda or 512 or linear_attention_is" > "$R/k_pytest.log" 2>&1
+PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 240 compute-sanitizer --error-exitcode 9 \
+    python3 -m benchmarks.attention_fuzz --calls 60 --kernels --minutes 3 > "$R/k_sanitizer.log" 2>&1
+echo "compute-sanitizer: $?" >> "$R/k_sanitizer.log"
+while pgrep -f chain.sh > /dev/null; do sleep 1; done
+python3 -m benchmarks.attention --device cuda --json "$R/k_attention.json" > "$R/k_attention.log" 2>&1
+python3 -m benchmarks.attention_tiles --clean "$R/clean.json" --minutes 4 --fit --json "$R/k_tiles.json" > "$R/k_tiles.log" 2>&1
+cp kernels/gpu/tiles.json "$R/" 2> /dev/null
+touch "$R/kernels_done"
+KERNELS
+    export STAGE
+    setsid nohup bash "$STAGE/kernels.sh" > "$STAGE/run/kernels.log" 2>&1 &
     ;;
 join)
     cat "$STAGE/$1".[0-9][0-9] > "$STAGE/$1"
