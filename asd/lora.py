@@ -141,18 +141,18 @@ def lora_loaded(pipeline: Any, source: str | Path, scale: float = 1.0) -> Iterat
     base = getattr(pipeline, "base", pipeline)
     stable = hasattr(base, "load_lora_weights")
     try:
-        state, alphas = _read(base, path) if stable else (_own(path), {})
+        state = _read(base, path) if stable else _own(path)
         _check(base.unet, state, path, stable=stable)
-        if stable:
-            base.load_lora_weights(
-                str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True,
-                adapter_name=_ADAPTER,
-            )  # fmt: skip
-            base.set_adapters([_ADAPTER], [scale])
-        else:
-            del alphas
-            base.unet.load_lora_adapter(state, prefix="unet", adapter_name=_ADAPTER)
-            base.unet.set_adapters([_ADAPTER], [scale])
+        with _quiet():
+            if stable:
+                base.load_lora_weights(
+                    str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True,
+                    adapter_name=_ADAPTER,
+                )  # fmt: skip
+                base.set_adapters([_ADAPTER], [scale])
+            else:
+                base.unet.load_lora_adapter(state, prefix="unet", adapter_name=_ADAPTER)
+                base.unet.set_adapters([_ADAPTER], [scale])
     except CheckpointError:
         raise
     except Exception as error:  # diffusers, peft and safetensors raise all kinds for a file of another model
@@ -170,12 +170,25 @@ def _own(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def _read(base: Any, path: Path) -> tuple[dict[str, Tensor], Any]:
+def _read(base: Any, path: Path) -> dict[str, Tensor]:
     """The factors of any form that diffusers knows, as it names them."""
     return type(base).lora_state_dict(
         str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True,
         unet_config=base.unet.config,
-    )  # fmt: skip
+    )[0]  # fmt: skip
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """diffusers warns of text encoders that a LoRA leaves as they are."""
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _check(unet: Any, state: Mapping[str, Tensor], path: Path, *, stable: bool) -> None:

@@ -180,12 +180,11 @@ class Tuning:
         for kind in latents.kinds:
             samples, stored = latents.groups[kind]
             for place, sample in enumerate(samples):
-                generator = torch.Generator().manual_seed(place)
-                for level in LEVELS:
-                    clean = stored[place : place + 1].float()
-                    noise = torch.randn(clean.shape, generator=generator)
-                    loss = self._loss([sample], clean, noise, torch.tensor([level]), [sample.caption], kind)
-                    losses.setdefault(str(kind), []).append(float(loss))
+                clean = stored[place].float().expand(len(LEVELS), -1, -1, -1)
+                noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(place))
+                many = len(LEVELS)
+                loss = self._loss([sample] * many, clean, noise, torch.tensor(LEVELS), [sample.caption] * many, kind)
+                losses.setdefault(str(kind), []).append(float(loss))
         means = {name: sum(values) / len(values) for name, values in losses.items()}
         every = [value for values in losses.values() for value in values]
         return {"all": sum(every) / len(every), **means}
