@@ -88,11 +88,12 @@ def lora_weights(unet: Any) -> dict[str, Tensor]:
 
 def save_lora(unet: Any, folder: Path, told: Mapping[str, str]) -> Path:
     """Write `lora_weights` into `folder`, whole or not at all; `told` goes into the header. Raises OutputError."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = folder / WEIGHTS
     with replacing(path) as beside:
-        save_file(lora_weights(unet), beside, {"format": "pt", **told})
+        # not save_file, which leaves a file that nobody else may read
+        beside.write_bytes(save(lora_weights(unet), {"format": "pt", **told}))
     return path
 
 

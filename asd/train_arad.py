@@ -111,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise ZelligeError(f"Expected another precision than {args.precision} on this machine: {error}.") from error
+    if options.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ZelligeError("Expected precision fp16 on a GPU alone, but got it on the CPU; bf16 works there.")
     set_seed(options.seed)
     model = load_tunable(args.model, dtype)
     family = _family(model.family, args.resolution)

@@ -23,9 +23,12 @@ from materials.textures import paint_texture
 def load(model: str | None, dtype: torch.dtype) -> TunableMaterial:
     """The model in the package, or one of its layout in a folder or a hub id.
 
+    Weights are kept in half precision on the disk, so bfloat16 would round them: float32 then.
+
     Raises:
         CheckpointError: nothing there, damaged, pickled, or of another kind.
     """
+    dtype = torch.float32 if dtype == torch.bfloat16 else dtype
     return TunableMaterial(MaterialPipeline.from_pretrained(model, device="cpu", dtype=dtype))
 
 
