@@ -104,6 +104,9 @@ def run(args: argparse.Namespace) -> int:
     images = find_images(args.folder)
     held = None if args.validation is None else find_images(args.validation)
     _check_out(args.out)
+    on_gpu = args.device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())
+    if options.precision == "fp16" and not on_gpu:
+        raise ZelligeError("Expected precision fp16 on a GPU alone, but got it on the CPU; bf16 works there.")
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[options.precision]
     try:
         accelerator = Accelerator(
@@ -111,8 +114,6 @@ def run(args: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise ZelligeError(f"Expected another precision than {args.precision} on this machine: {error}.") from error
-    if options.precision == "fp16" and accelerator.device.type == "cpu":
-        raise ZelligeError("Expected precision fp16 on a GPU alone, but got it on the CPU; bf16 works there.")
     set_seed(options.seed)
     model = load_tunable(args.model, dtype)
     family = _family(model.family, args.resolution)
