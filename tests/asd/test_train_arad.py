@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from asd import AnySizePipeline
 from asd.latent_set import Batches, Kind, LatentSet, Sample
 from asd.lora import WEIGHTS, lora_loaded
 from asd.sizes import Size
-from asd.train_arad import LATENTS, SHEET, main
+from asd.train_arad import LATENTS, SHEET, main, parser
 from asd.tunable import load_tunable, size_ids
 from asd.tuning import LOSSES, STATE, Tuning, TuningOptions
 from asd.views import View
@@ -283,3 +284,11 @@ def test_a_folder_of_another_training_is_refused(
     (out / STATE).write_bytes(b"x" * 60)
     assert main([*wish, "--steps", "4"]) == 2
     assert "damaged" in capsys.readouterr().err and (out / WEIGHTS).read_bytes() == kept
+
+
+def test_the_document_s_commands_are_accepted() -> None:
+    lines = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8").splitlines()
+    commands = [line.split("-m asd.train_arad ")[1] for line in lines if " -m asd.train_arad " in line]
+    assert len(commands) == 3
+    for command in commands:
+        assert parser().parse_args(shlex.split(command)).out == Path("tuned")
