@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .canvas_file import replacing
@@ -74,7 +74,8 @@ class LatentSet:
         told = {"job": job, "samples": [[kind, self.groups[kind][0]] for kind in self.kinds]}
         text = json.dumps(told, default=lambda sample: [sample.view, sample.caption])
         with replacing(path) as beside:
-            save_file({str(i): self.groups[kind][1] for i, kind in enumerate(self.kinds)}, beside, {"latents": text})
+            whole = {str(i): self.groups[kind][1].contiguous() for i, kind in enumerate(self.kinds)}
+            beside.write_bytes(save(whole, {"latents": text}))
 
     @classmethod
     def load(cls, path: Path, job: str) -> LatentSet | None:

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         raise ZelligeError(f"Expected views from 1 to 1000, but got {args.views}.")
     images = find_images(args.folder)
     held = None if args.validation is None else find_images(args.validation)
-    _check_out(args.out)
+    _check_out(args.out, args.folder)
     on_gpu = args.device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())
     if options.precision == "fp16" and not on_gpu:
         raise ZelligeError("Expected precision fp16 on a GPU alone, but got it on the CPU; bf16 works there.")
@@ -187,10 +187,14 @@ def _told(images: list[Captioned], folder: Path) -> list[list[Any]]:
     ]
 
 
-def _check_out(out: Path) -> None:
-    """Make the folder; raises OutputError where it cannot be written, or holds other files."""
+def _check_out(out: Path, images: Path) -> None:
+    """Make the folder; raises OutputError where it cannot be written, holds other files, or lies among the images."""
     try:
+        if out.resolve().is_relative_to(images.resolve()):
+            raise OutputError(f"Expected --out outside of the folder of images, but {out} is in {images}.")
         out.mkdir(parents=True, exist_ok=True)
+        for path in out.glob(".*.tmp"):  # what a kill left of a file that was being written
+            path.unlink()
         if any(out.iterdir()) and not (out / JOB).is_file():
             raise OutputError(f"Expected an empty folder or that of a training, but {out} holds other files.")
         if not os.access(out, os.W_OK | os.X_OK):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .canvas_file import replacing
@@ -35,7 +35,8 @@ def save_state(
     numbers = {} if scaler is None else scaler.state_dict()
     whole = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as beside:
-        save_file(whole, beside, {"state": json.dumps({"job": job, "step": step, "scaler": numbers})})
+        # not save_file, whose errors of a full disk are no OSError
+        beside.write_bytes(save(whole, {"state": json.dumps({"job": job, "step": step, "scaler": numbers})}))
 
 
 def load_state(

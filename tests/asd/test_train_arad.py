@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -70,15 +71,15 @@ def test_it_learns_and_the_result_loads(
     kind: str, folders: dict[str, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    wish = [str(images), "--model", str(folders[kind]), "--out", str(out), "--steps", "40", "--batch", "2"]
-    wish += ["--rank", "4", "--rate", "0.02", "--seamless", "xy", "--conv", "--validation", str(images)]
+    wish = [str(images), "--model", str(folders[kind]), "--out", str(out), "--steps", "24", "--batch", "2"]
+    wish += ["--rank", "4", "--rate", "0.03", "--seamless", "xy", "--conv", "--validation", str(images)]
     wish += ["--device", "cpu", "-q"]
     assert main([*wish, *(["--sheet"] if kind == "sd1.5" else [])]) == 0
     first, last, *paths = capsys.readouterr().out.splitlines()
     before, after = (json.loads(line)["validation"] for line in (first, last))
     assert after["all"] < before["all"] * 0.98
     assert set(before) == set(after) and len(before) == 4  # three sizes, and all
-    assert len(losses(out)) == 40
+    assert len(losses(out)) == 24
     assert paths == [str(out / name) for name in (WEIGHTS, SHEET)][: 2 if kind == "sd1.5" else 1]
     names = {name.partition(".lora_")[0] for name in load_file(out / WEIGHTS)}
     assert any(name.endswith("conv1") for name in names) and any(name.endswith("to_q") for name in names)
@@ -222,6 +223,7 @@ def test_a_broken_image_is_left_out(
         ({"--out": "file"}, "system refused"),
         ({"--out": "file/out"}, "system refused"),
         ({"--out": "full"}, "holds other files"),
+        ({"--out": "images/out"}, "outside of the folder of images"),
         ({"--model": "empty"}, "model_index.json"),
         ({"--model": "wrong"}, "but got one of FluxPipeline"),
         ({"--model": "pickled"}, "does not load"),
@@ -243,6 +245,7 @@ def test_bad_input_is_one_sentence(
     change: dict[str, str], message: str, folders: dict[str, Path], images: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    (tmp_path / "images").symlink_to(images)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("a")
     (tmp_path / "full").mkdir()
@@ -268,6 +271,25 @@ def test_bad_input_is_one_sentence(
     assert message in said[-1] and "Expected" in said[-1]
     assert not any((tmp_path / "out" / name).exists() for name in (WEIGHTS, STATE))
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    folders: dict[str, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    wish = [str(images), "--model", str(folders["material"]), "--out", str(out), "--device", "cpu", "-q"]
+    wish += ["--rank", "64"]
+    assert main([*wish, "--steps", "1"]) == 0
+    kept = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix == ".safetensors"}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept[STATE]) // 2, before[1]))
+    try:
+        assert main([*wish, "--steps", "2"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "the system refused" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.suffix == ".safetensors"} == kept
+    assert not list(out.glob(".*.tmp")) and main([*wish, "--steps", "2"]) == 0
 
 
 def test_a_folder_of_another_training_is_refused(
