@@ -29,6 +29,14 @@ _ADAPTER = "zellige"
 _PREFIX = "unet."
 
 
+def check_rank(rank: int, alpha: float | None) -> None:
+    """Raise ZelligeError for a rank or alpha that `add_lora` does not take."""
+    if not 1 <= rank <= MAX_RANK:
+        raise ZelligeError(f"Expected a rank from 1 to {MAX_RANK}, but got {rank}.")
+    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
+        raise ZelligeError(f"Expected alpha above 0, but got {alpha:g}.")
+
+
 def add_lora(
     unet: Any, rank: int, alpha: float | None = None, *, convolutions: bool = False, seed: int = 0
 ) -> dict[str, nn.Parameter]:
@@ -48,11 +56,8 @@ def add_lora(
     guard_torchvision()
     from peft import LoraConfig
 
-    if not 1 <= rank <= MAX_RANK:
-        raise ZelligeError(f"Expected a rank from 1 to {MAX_RANK}, but got {rank}.")
+    check_rank(rank, alpha)
     alpha = rank if alpha is None else alpha
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ZelligeError(f"Expected alpha above 0, but got {alpha:g}.")
     wanted = [*ATTENTION, *(CONVOLUTIONS if convolutions else ())]
     endings = [f".{name}" for name in wanted]
     if not any(name.endswith(ending) for name, _ in unet.named_modules() for ending in endings):

@@ -79,6 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ZelligeError as error:
         _say(str(error))
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        _say("Expected enough memory for this, but it ran out; a smaller --batch, --checkpointing or bf16 need less.")
+        return 2
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from the last saved step")
         return 130
@@ -134,10 +139,11 @@ def run(args: argparse.Namespace) -> int:
     model.to(accelerator.device)
     with accelerator.main_process_first():
         latents = _latents(args.out / LATENTS, job, images, model, cutting, quiet=args.quiet)
-    _say(f"{len(latents)} views of {len(images)} images in {len(latents.kinds)} sizes")
+    if accelerator.is_main_process:
+        _say(f"{len(latents)} views of {len(images)} images in {len(latents.kinds)} sizes")
     seen = None if held is None else _latents(None, job, held, model, cutting, quiet=args.quiet)
     tuning = Tuning(model, latents, options, args.out, job, accelerator)
-    if tuning.step:
+    if tuning.step and accelerator.is_main_process:
         _say(f"going on from step {tuning.step}")
     if seen is not None and tuning.step == 0:
         _validated(tuning, seen)

@@ -19,7 +19,7 @@ from torch import Tensor
 from .canvas_file import replacing
 from .errors import OutputError, ZelligeError
 from .latent_set import Batches, Kind, LatentSet, Sample
-from .lora import add_lora, save_lora
+from .lora import add_lora, check_rank, save_lora
 from .noising import Noising
 from .seamless import Seamless, parse_axes
 from .tunable import Tunable
@@ -72,7 +72,8 @@ class TuningOptions:
     save_every: int = 100
 
     def __post_init__(self) -> None:
-        for name, low in (("rank", 1), ("warmup", 0), ("steps", 1), ("batch", 1), ("accumulate", 1), ("save_every", 1)):
+        check_rank(self.rank, self.alpha)
+        for name, low in (("warmup", 0), ("steps", 1), ("batch", 1), ("accumulate", 1), ("save_every", 1)):
             if getattr(self, name) < low:
                 raise ZelligeError(f"Expected {name} of at least {low}, but got {getattr(self, name)}.")
         if not (math.isfinite(self.rate) and 0 < self.rate <= 1):

@@ -228,7 +228,7 @@ def test_a_broken_image_is_left_out(
         ({"--model": "wrong"}, "but got one of FluxPipeline"),
         ({"--model": "pickled"}, "does not load"),
         ({"--steps": "0"}, "steps of at least 1"),
-        ({"--rank": "0"}, "rank of at least 1"),
+        ({"--rank": "0"}, "a rank from 1"),
         ({"--rate": "nan"}, "a rate above 0"),
         ({"--batch": "two"}, "invalid int value"),
         ({"--drop": "2"}, "drop from 0 to 1"),
