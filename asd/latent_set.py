@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -102,11 +102,10 @@ class LatentSet:
         return cls(groups)
 
 
-def _sample(view: list[object], caption: str) -> Sample:
+def _sample(view: list[Any], caption: str) -> Sample:
+    """Of the lists that JSON has."""
     size, axes, original, resized, left, top = view
-    sides = (Size(*pair) for pair in (size, original, resized))  # pyright: ignore[reportGeneralTypeIssues] - JSON's lists
-    size, original, resized = sides
-    return Sample(View(size, axes, original, resized, left, top), caption)  # pyright: ignore[reportArgumentType] - as above
+    return Sample(View(Size(*size), axes, Size(*original), Size(*resized), left, top), caption)
 
 
 def encode_images(

@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     from accelerate.utils import set_seed
 
     from .image_folder import find_images
+    from .noising import Noising
     from .tunable import load_tunable, model_told
     from .tuning import Tuning
 
@@ -121,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
         raise ZelligeError(f"Expected another precision than {args.precision} on this machine: {error}.") from error
     set_seed(options.seed)
     model = load_tunable(args.model, dtype)
+    Noising(model.scheduler)  # refuses a scheduler before latents are made
     family = _family(model.family, args.resolution)
     cutting = _cutting(args, family, ratios)
     job = json.dumps(
