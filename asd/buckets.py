@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -57,8 +58,10 @@ def buckets(family: str | Family) -> tuple[Size, ...]:
     return tuple(sorted(made, key=lambda size: (size.width / size.height, size.width)))
 
 
-def nearest_bucket(size: tuple[int, int], family: str | Family) -> Size:
+def nearest_bucket(size: tuple[int, int], family: str | Family | Sequence[Size]) -> Size:
     """The bucket whose ratio is nearest to that of `size` = (width, height), of several the largest, then the squarest.
+
+    The buckets are a family's, or those of a list.
 
     Nearest by the logarithm, so that portrait and landscape are treated alike: by the ratio itself 1:2 is nearer to
     1:1 than 2:1 is. An image beyond 4:1 gets the widest bucket.
@@ -77,7 +80,7 @@ def nearest_bucket(size: tuple[int, int], family: str | Family) -> Size:
         apart = round(abs(math.log(bucket.width / bucket.height) - ratio), 9)
         return apart, -bucket.width * bucket.height, max(bucket)
 
-    return min(buckets(family), key=distance)
+    return min(buckets(family) if isinstance(family, str | Family) else family, key=distance)
 
 
 def first_size(size: tuple[int, int], family: Family) -> Size:

@@ -157,11 +157,11 @@ class StableDiffusion:
         return ExactTiledVAE(self.vae, seamless=seamless, **self._vae_options)
 
     def _scaled(self, raw: Tensor) -> Tensor:
-        mean, spread = _statistics(self.vae.config, raw.float())
+        mean, spread = latent_statistics(self.vae.config, raw.float())
         return (raw.float() - mean) * (self.vae.config.scaling_factor / spread)
 
     def _raw(self, latents: Tensor) -> Tensor:
-        mean, spread = _statistics(self.vae.config, latents)
+        mean, spread = latent_statistics(self.vae.config, latents)
         return latents * spread / self.vae.config.scaling_factor + mean
 
     def decode(self, latents: Tensor, seamless: SeamlessAxes) -> Tensor:
@@ -183,7 +183,7 @@ class StableDiffusion:
             self.vae.to(dtype)
 
 
-def _statistics(config: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
+def latent_statistics(config: Any, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:
     """Mean and spread of raw latents where a checkpoint gives them for each channel (Playground 2.5), else 0 and 1."""
     mean, spread = config.get("latents_mean"), config.get("latents_std")
     if mean is None or spread is None:

@@ -264,6 +264,10 @@ class Pack:
             if _sha256(self.path / shard["file"]) != shard["sha256"]:
                 raise ValueError(f"Expected the recorded SHA-256 of {self.path / shard['file']}, but got damaged data")
 
+    def blob(self, i: int, kind: str) -> bytes:
+        """A material's file as it was packed: "basecolor" (WebP), and "maps" where it has panels."""
+        return self._blob(self.rows[i], kind)
+
     def _blob(self, row: Row, kind: str) -> bytes:
         name = row["shard"]
         try:

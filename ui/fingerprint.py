@@ -72,9 +72,18 @@ def made_of(request: Request, weights: Weights) -> dict[str, Any]:
         asked["lock"] = {name: _content(f"locked {name}", value) for name, value in request.lock}
     if request.image is not None:
         asked["image"] = [_file_content("photo", str(file)) for file in image_files(request.image)]
+    if request.lora is not None:
+        asked["lora"] = lora_version(request.lora)
     if request.mask is not None:
         asked["mask"] = _file_content("mask", request.mask)
     return {"program": _program(), "weights": weights.version, **asked}
+
+
+def lora_version(path: str) -> str:
+    """The contents of the file that `Request.lora` means. Raises CheckpointError where there is none."""
+    from asd.lora import lora_file
+
+    return _file_content("LoRA", str(lora_file(path)), "a file")
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
@@ -94,12 +103,12 @@ def _content(name: str, value: float | str) -> float | str:
     return value.lower() if value.startswith("#") else _file_content(name, value)
 
 
-def _file_content(name: str, path: str) -> str:
+def _file_content(name: str, path: str, kind: str = "an image") -> str:
     try:
         return f"sha256:{digest(Path(path))}"
     except (OSError, ValueError) as error:  # ValueError: a character that no file name can have
         reason = getattr(error, "strerror", None) or error
-        told = f"Expected the {name} to be an image, but {path} cannot be read: {reason}"
+        told = f"Expected the {name} to be {kind}, but {path} cannot be read: {reason}"
         raise ZelligeError(told) from error
 
 

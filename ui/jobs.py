@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -128,8 +129,8 @@ def run_job(
 
     Raises:
         ZelligeError: SizeError where memory does not suffice, OutputError where `out` cannot be written or disk space
-            does not suffice, CheckpointError for a missing or damaged model; all but a disk that fills up meanwhile are
-            found before anything is generated, and nothing is left half-written.
+            does not suffice, CheckpointError for a missing or damaged model or LoRA; all but a disk that fills up
+            meanwhile are found before anything is generated, and nothing is left half-written.
         JobInterrupted: on Ctrl-C.
     """
     out = Path(out)
@@ -140,20 +141,26 @@ def run_job(
     samples: list[Sample] = []
     folders = sample_folders(out, request.count)
     try:
-        for index, folder in enumerate(folders):
-            # opened before the model is loaded and the sample made, so that a refusal costs no time
-            with staged(folder) as stage:
-                if pipeline is None:
-                    pipeline = _load(request.model, device)
-                    if vram is not None:
-                        from ui.pictures import keep_to
+        with ExitStack() as adapted:
+            for index, folder in enumerate(folders):
+                # opened before the model is loaded and the sample made, so that a refusal costs no time
+                with staged(folder) as stage:
+                    if pipeline is None:
+                        pipeline = _load(request.model, device)
+                        if vram is not None:
+                            from ui.pictures import keep_to
 
-                        keep_to(pipeline, request, vram, say or log.info)
-                report = _reporter(progress, index, request.count)
-                names = _make(request.sample(index), stage, folder, pipeline, locks, variation, report, say)
-            files = tuple(folder / name for name in names)
-            samples.append(Sample(index=index, seed=request.seed + index, folder=folder, files=files))
-            log.info("wrote %s", folder)
+                            keep_to(pipeline, request, vram, say or log.info)
+                    if index == 0 and request.lora is not None:
+                        from asd.lora import lora_loaded
+
+                        scale = 1.0 if request.lora_scale is None else request.lora_scale
+                        adapted.enter_context(lora_loaded(pipeline, request.lora, scale))
+                    report = _reporter(progress, index, request.count)
+                    names = _make(request.sample(index), stage, folder, pipeline, locks, variation, report, say)
+                files = tuple(folder / name for name in names)
+                samples.append(Sample(index=index, seed=request.seed + index, folder=folder, files=files))
+                log.info("wrote %s", folder)
     except KeyboardInterrupt as error:
         result = Result(request=request, out=out, samples=tuple(samples))
         raise JobInterrupted(result, tuple(folders[len(samples) :])) from error

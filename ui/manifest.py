@@ -251,7 +251,7 @@ def _csv_row(header: list[str], cells: list[str]) -> Mapping[str, Any]:
         elif name == "strip_metadata":  # spreadsheets write TRUE
             values[name] = {"true": True, "false": False}.get(cell.lower(), cell)
         else:
-            values[name] = cell if name in ("id", "prompt", "image", "mask", "model") else _number(cell)
+            values[name] = cell if name in ("id", "prompt", "image", "mask", "model", "lora") else _number(cell)
     if "lock" in values:
         raise _RowError("Expected columns such as lock.roughness, but got a column lock")
     return values | {"lock": locks} if locks else values

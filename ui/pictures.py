@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
-from ui.fingerprint import find_weights
+from ui.fingerprint import find_weights, lora_version
 from ui.request import Request
 
 if TYPE_CHECKING:
@@ -159,9 +159,15 @@ def enlargement(request: Request, pipeline: Any) -> tuple[Any, Any]:
         seamless=request.axes,
         seed=request.seed,
         faithful=not stable,
-        model=json.dumps([find_weights(request.model).version, request.prompt, request.negative, request.guidance]),
+        model=json.dumps([_weights(request), request.prompt, request.negative, request.guidance]),
     )
     return model, job
+
+
+def _weights(request: Request) -> Any:
+    """What tells one model, with its LoRA, from another."""
+    found = find_weights(request.model).version
+    return found if request.lora is None else [found, lora_version(request.lora), request.lora_scale]
 
 
 def _work_folder(place: Path, asked: dict[str, Any], source: Any) -> Path:

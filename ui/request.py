@@ -34,7 +34,10 @@ DEFAULT_SIZE = (512, 512)
 DEFAULT_AMOUNT = 0.3
 """Of the way to the neighbour's noise."""
 _VARIATION = ("image", "strength", "mask", "vary", "amount")
-_MADE_ONLY = ("guide", "prompt", "seed", "count", "steps", "guidance", "scale", "lock", "negative", *_VARIATION[1:])
+_LORA = ("lora", "lora_scale")
+_MADE_ONLY = (
+    "guide", "prompt", "seed", "count", "steps", "guidance", "scale", "lock", "negative", *_VARIATION[1:], *_LORA,
+)  # fmt: skip
 _PICTURES = ("image", "upscale")
 _PICTURES_LACK = ("guide", "lock", "height_format", "vary", "amount")
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
@@ -81,6 +84,10 @@ class Request:
     """Maps kept as given, sorted by name: a number 0..1 (scalar maps), "#rrggbb" (basecolor) or an image's path."""
     model: str | None = None
     """A diffusers folder or a hub id; None is the model inside the package."""
+    lora: str | None = None
+    """Path of a LoRA for the model, a .safetensors file or a folder with one, as `asd.train_arad` and others write."""
+    lora_scale: float | None = None
+    """Its strength, 0 to 2; None is 1, as it was trained."""
     height_format: HeightFormat = "png16"
     strip_metadata: bool = False
     """Leave prompt, seed and origin out of the files: no text in images, no request in material.json."""
@@ -106,6 +113,12 @@ class Request:
             _check_number("scale", self.scale, 0.0, 1.0)
         if self.model is not None and not (isinstance(self.model, str) and self.model.strip()):
             raise ZelligeError(f"Expected model to be a folder or a hub id, but got {self.model!r}")
+        if self.lora is not None:
+            _check_path("lora", self.lora, "a LoRA")
+        elif self.lora_scale is not None:
+            raise ZelligeError("Expected lora_scale beside lora, but got lora_scale alone")
+        if self.lora_scale is not None:
+            _check_number("lora_scale", self.lora_scale, 0.0, 2.0)
         for name, value in self.lock:
             _check_lock(name, value)
         names = [name for name, _ in self.lock]
@@ -210,6 +223,7 @@ class Request:
             foreign = _PICTURES_LACK
         else:
             foreign = _MADE_ONLY if self.size != OWN_SIZE else (*_MADE_ONLY, "size")
+        foreign = (*foreign, *(name for name in _LORA if values[name] is None))
         return {name: value for name, value in values.items() if name not in foreign}
 
     @property

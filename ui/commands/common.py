@@ -14,6 +14,13 @@ from asd.errors import ZelligeError
 EXIT_DONE, EXIT_CHECK_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    """What every command has that generates."""
+    add = parser.add_argument
+    add("--lora", metavar="PATH", help="a LoRA for the model: a .safetensors file or a folder with one")
+    add("--lora-scale", metavar="F", type=number, help="its strength, 0..2 (1)")
+
+
 def add_loudness(parser: argparse.ArgumentParser) -> None:
     """-q and -v, of which one may be given."""
     loudness = parser.add_mutually_exclusive_group()

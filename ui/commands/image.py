@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, get_args
 
 from ui.commands.bar import Bar
-from ui.commands.common import EXIT_DONE, add_loudness, number, set_loudness, whole, write_line
+from ui.commands.common import EXIT_DONE, add_lora, add_loudness, number, set_loudness, whole, write_line
 from ui.commands.material import print_result, show
 from ui.request import Request, Seamless
 
@@ -44,6 +44,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add("--steps", metavar="N", type=whole, help="denoising steps (the model's default)")
     add("--guidance", metavar="G", type=number, help="how strictly to follow the prompt (the model's default)")
     add("--model", metavar="PATH_OR_ID", help="a diffusers folder or a hub id (the texture model in the package)")
+    add_lora(parser)
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
     add("--vram", metavar="BYTES", help="memory to keep to, such as 4GiB, by type, offload and tiles")
     add("--report", action="store_true", help="print figures of how much of the tiles shows (also in image.json)")
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
 def run_request(options: argparse.Namespace, values: dict[str, Any]) -> int:
     """The rest of both commands."""
-    names = ("prompt", "strength", "negative", "seed", "steps", "guidance", "model")
+    names = ("prompt", "strength", "negative", "seed", "steps", "guidance", "model", "lora", "lora_scale")
     request = Request.from_dict(values | {name: getattr(options, name) for name in names})
     set_loudness(options.verbose)
     from ui.jobs import run_job

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 
 from asd.errors import ZelligeError
 from ui.commands.bar import Bar
-from ui.commands.common import EXIT_DONE, add_loudness, number, set_loudness, whole, write_line
+from ui.commands.common import EXIT_DONE, add_lora, add_loudness, number, set_loudness, whole, write_line
 from ui.request import HeightFormat, LockedMap, Request, Seamless
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--vary", metavar="SEED", type=whole, help="go towards the noise of another seed")
     add("--amount", metavar="F", type=number, help="how far towards --vary, 0..1 (0.3)")
     add("--model", metavar="PATH_OR_ID", help="a diffusers folder or a hub id (the model in the package)")
+    add_lora(parser)
     formats = "|".join(get_args(HeightFormat))
     add("--height-format", metavar=formats, default="png16", help="file of the height map (%(default)s)")
     add("--strip-metadata", action="store_true", help="leave prompt, seed and origin out of the files")
@@ -78,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
             "vary": options.vary,
             "amount": options.amount,
             "model": options.model,
+            "lora": options.lora,
+            "lora_scale": options.lora_scale,
             "height_format": options.height_format,
             "strip_metadata": options.strip_metadata,
         }

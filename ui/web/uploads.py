@@ -99,6 +99,9 @@ def trusted(values: dict[str, Any], places: tuple[Path, ...] = ()) -> tuple[Requ
     if values.get("model") is not None:
         left.append("its model")
         values["model"] = None
+    if values.get("lora") is not None:
+        left.append("its LoRA")
+        values |= dict.fromkeys(("lora", "lora_scale"))
     lock = values.get("lock")
     if isinstance(lock, dict):
         paths = [name for name, value in lock.items() if isinstance(value, str) and not value.startswith("#")]
@@ -113,6 +116,8 @@ def check_local(request: Request, places: tuple[Path, ...] = ()) -> None:
     """Raise ZelligeError for what the page does not let a request name: models, and images outside of `places`."""
     if request.model is not None:
         raise ZelligeError("Expected no model, since the page works with the one in the package, but got one")
+    if request.lora is not None:
+        raise ZelligeError("Expected no LoRA, since the page works with the model in the package, but got one")
     paths = {"image": request.image, "mask": request.mask}
     paths |= {f"locked {n}": v for n, v in request.lock if isinstance(v, str) and not v.startswith("#")}
     for name, value in paths.items():
