@@ -152,7 +152,7 @@ class TextureUpscaler(ModelMixin, ConfigMixin):
         return self.attention.sums(self._early(cells, 0))
 
     def paint(self, cells: Tensor, sums: Tensor) -> Tensor:
-        """A tile: (N, 4, h + 2 m, w + 2 m), m = `reach`, and the sums of all tiles, to (N, 3, 4 h, 4 w), not clipped."""
+        """A tile (N, 4, h + 2 m, w + 2 m), m = `reach`, and the sums of all tiles to (N, 3, 4 h, 4 w), not clipped."""
         return self._late(self._early(cells, 0), sums, cells, 0, self.reach)
 
     def _late(self, x: Tensor, sums: Tensor, cells: Tensor, padding: int, margin: int) -> Tensor:
@@ -169,7 +169,7 @@ class TextureUpscaler(ModelMixin, ConfigMixin):
         return inside(enlarged(inside(cells[:, :3], margin - 3)), 3 * SCALE) + x
 
     def train_forward(self, cells: Tensor, margin: int) -> Tensor:
-        """As `forward` of cells that have `margin` >= 3 cells around them, at fixed sizes: convolutions put zeros around.
+        """As `forward` of cells with `margin` >= 3 more around them, at one size: convolutions put zeros around.
 
         Where `margin` is less than `reach` that differs a little near the border, which trains as well and takes less
         than half the time.

@@ -1,4 +1,4 @@
-"""Crops of real and procedural textures at full resolution, and what a camera or a file would keep of them at a quarter."""
+"""Crops of real and procedural textures at full resolution, and small pictures of them."""
 
 from __future__ import annotations
 

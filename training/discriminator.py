@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,9 +25,9 @@ class Discriminator(nn.Module):
         super().__init__()
         self.head = nn.Conv2d(24, width, 3, padding=1)
         sides = (width, 2 * width, 4 * width, 4 * width)
-        self.down = nn.ModuleList(_convolution(a, b, 4, 2) for a, b in zip(sides[:-1], sides[1:], strict=True))
+        self.down = nn.ModuleList(_convolution(a, b, 4, 2) for a, b in pairwise(sides))
         back = sides[::-1]
-        self.up = nn.ModuleList(_convolution(a, b) for a, b in zip(back[:-1], back[1:], strict=True))
+        self.up = nn.ModuleList(_convolution(a, b) for a, b in pairwise(back))
         self.tail = _convolution(width, width)
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
