@@ -28,18 +28,22 @@ WEIGHTS = Path(__file__).parent / "weights"
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
-def has_upscaler(folder: Path = WEIGHTS) -> bool:
-    """Whether there are weights of an upscaler in a folder."""
-    return all((folder / name).is_file() for name in FILES)
+def has_upscaler(folder: Path | None = None) -> bool:
+    """Whether there are weights of an upscaler in a folder, by default the one that ships."""
+    return all(((folder or WEIGHTS) / name).is_file() for name in FILES)
 
 
-@lru_cache(maxsize=1)
-def load_upscaler(device: str = "auto", folder: Path = WEIGHTS) -> TextureUpscaler:
-    """The upscaler that ships, float32, on a device ("auto": the first GPU there is).
+def load_upscaler(device: str = "auto", folder: Path | None = None) -> TextureUpscaler:
+    """The upscaler of a folder, by default the one that ships, float32, on a device ("auto": the first GPU there is).
 
     Raises:
         CheckpointError: no weights, or damaged ones.
     """
+    return _loaded(device, folder or WEIGHTS)
+
+
+@lru_cache(maxsize=1)
+def _loaded(device: str, folder: Path) -> TextureUpscaler:
     if not has_upscaler(folder):
         raise CheckpointError(f"Expected the upscaler's {' and '.join(FILES)} in {folder}, but it lacks them.")
     try:

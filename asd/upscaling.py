@@ -87,7 +87,7 @@ def upscale(
         _refuse(options | {"tiling": tiling})
         network = load_upscaler() if model is None else model
         wrap_x, wrap_y = parse_axes(seamless)
-        part = cut(pixels[0].cpu().numpy() * 0.5 + 0.5, target, wrap_x=wrap_x, wrap_y=wrap_y)
+        part = cut((pixels[0] * 0.5 + 0.5).cpu().numpy(), target, wrap_x=wrap_x, wrap_y=wrap_y)
         made = enlarged_texture(
             torch.from_numpy(part), network, target, seamless=seamless, seed=seed, callback=callback
         )
