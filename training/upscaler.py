@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asd.pictures import from_tensor
-from asd.texture_upscaler import NOISE, SCALE, TextureUpscaler, enlarged, extended, load_file
+from asd.texture_upscaler import NOISE, SCALE, TextureUpscaler, enlarged, extended, inside, load_file
 from training.crops import Crops, Shrink, Source, Textures
 from training.discriminator import Discriminator
 from training.loop import Average, Loop, say
@@ -32,8 +32,6 @@ from training.perceptual import Perceptual, network_of
 JUDGE = "tf_efficientnet_lite0"
 SHARES = {"pixels": 1.0, "again": 0.5, "features": 2.0, "opponent": 1.0}
 """Length of each loss's gradient on the made pixels, in that of the pixels' loss."""
-MARGIN = 8
-"""Cells around the small pictures in training."""
 
 
 class Balance:
@@ -86,10 +84,11 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
     def cells(self, low: Tensor, crops: Crops) -> Tensor:
-        """Small pictures with noise and `MARGIN` cells around, which wrap where their crops do."""
+        """Small pictures with noise and a margin around, which wraps where their crops do."""
         cells = torch.cat([low, torch.randn_like(low[:, :NOISE])], 1)
         for axis, wraps in ((2, crops.wrap_y), (3, crops.wrap_x)):
-            cells = torch.where(wraps, *(extended_axis(cells, axis, wrap=wrap) for wrap in (True, False)))
+            ways = [extended_axis(cells, axis, self.args.margin, wrap=wrap) for wrap in (True, False)]
+            cells = torch.where(wraps, *ways)
         return cells.contiguous(memory_format=torch.channels_last)
 
     def step(self, crops: Crops, against: bool) -> dict[str, Tensor]:
@@ -97,8 +96,8 @@ class Trainer:
         low = self.shrink(crops)
         cells = self.cells(low, crops)
         with self.half():
-            made = self.model.train_forward(cells, MARGIN)
-        cubic = enlarged(cells[:, :3])[..., MARGIN * SCALE : -MARGIN * SCALE, MARGIN * SCALE : -MARGIN * SCALE]
+            made = self.model.train_forward(cells, self.args.margin)
+        cubic = inside(enlarged(cells[:, :3]), self.args.margin * SCALE)
         true, fake = crops.true, made.detach().float().requires_grad_()
         losses = {"pixels": F.l1_loss(fake, true)}
         losses["again"] = F.l1_loss(self.shrink.clean(fake, crops), self.shrink.clean(true, crops))
@@ -153,10 +152,10 @@ class Trainer:
         optimiser.step()
 
 
-def extended_axis(x: Tensor, axis: int, *, wrap: bool) -> Tensor:
-    """(N, C, H, W) with `MARGIN` more cells on both ends of one axis."""
+def extended_axis(x: Tensor, axis: int, margin: int, *, wrap: bool) -> Tensor:
+    """(N, C, H, W) with `margin` more cells on both ends of one axis."""
     turned = x if axis == 3 else x.transpose(2, 3)
-    made = extended(turned, MARGIN, wrap_x=wrap, wrap_y=False)[..., MARGIN:-MARGIN, :]
+    made = extended(turned, margin, wrap_x=wrap, wrap_y=False)[..., margin:-margin, :]
     return made if axis == 3 else made.transpose(2, 3)
 
 
@@ -248,6 +247,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="side of the true crops, a multiple of 32")
     parser.add_argument("--pool", type=int, default=4096, help="crops of textures kept, and half as many procedural")
     parser.add_argument("--procedural", type=float, default=0.2, help="share of procedural crops")
+    parser.add_argument("--margin", type=int, default=8, help="cells around the small pictures, at least 3")
     parser.add_argument("--channels", type=int, default=96)
     parser.add_argument("--blocks", type=int, default=16)
     parser.add_argument("--opponent-width", type=int, default=64)
