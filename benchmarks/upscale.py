@@ -1,14 +1,16 @@
 """Does the upscaler bring textures closer to the truth than a bicubic and ESRGAN, and what does a large one cost?
 
     python -m benchmarks.upscale --data ROOT --report PATH/generator_report.py [--esrgan PACKAGE/models/x4]
-        [--count N --model FILE_OR_FOLDER --pictures DIR --json FILE]
+        [--second-stage S,S --count N --model FILE_OR_FOLDER --pictures DIR --json FILE]
     python -m benchmarks.upscale --cost 2048 8192 [--threads 2 --model FILE_OR_FOLDER --json FILE]
 
 ROOT holds the unpacked packages. N validation images, evenly spread, each cut to its middle 256x256 pixels as it is in
 its file, are shrunk by 4 (antialiased cubic, to bytes) and enlarged again by every way. The feature distance is that of
 the report: Euclidean, between what its `describe` says of the result and of the true image, mean over images; lower is
-closer. PSNR is of the sRGB values. With `--cost` pictures of noise are enlarged to squares of those sides in files,
-each in a fresh process: peak RSS (`ru_maxrss`, loading included), and a pixel's time beside that of the first side.
+closer. PSNR is of the sRGB values. `--second-stage` adds the material model's at these strengths.
+
+With `--cost` pictures of noise are enlarged to squares of those sides in files, each in a fresh process: peak RSS
+(`ru_maxrss`, loading included), and a pixel's time beside that of the first side.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ def compare(args: argparse.Namespace) -> int:
 
     from asd.pictures import from_tensor
     from asd.resample import resample
-    from asd.texture_enlarge import enlarged_texture
+    from asd.texture_enlarge import enlarged_texture, has_upscaler
     from benchmarks.autoencoder import psnr
     from textile_metric.torchvision_guard import guard_torchvision
 
@@ -84,19 +86,31 @@ def compare(args: argparse.Namespace) -> int:
     report = runpy.run_path(str(args.report), run_name="generator_report")
     net = report["load_lite0"]()
     manifest = args.manifest or args.report.resolve().parent.parent / "data" / "textures.csv"
-    model = load_model(args.model)
     ways: dict[str, Callable[[Tensor, int], Tensor]] = {
         "bicubic": lambda low, _: resample(low[None], (SIDE, SIDE), wrap_x=False, wrap_y=False)[0],
-        "ours": lambda low, k: enlarged_texture(low, model, (SIDE, SIDE), seed=k),
     }
+    if args.model or has_upscaler():
+        model = load_model(args.model)
+        ways["ours"] = lambda low, k: enlarged_texture(low, model, (SIDE, SIDE), seed=k)
     if args.esrgan:
         from benchmarks.esrgan_thick import LayersModel
 
         rival = LayersModel(args.esrgan)
         ways["ESRGAN-thick"] = lambda low, _: rival(low[None])[0]
+    if args.second_stage:
+        from materials.pipeline import MaterialPipeline
+        from materials.textures import upscale_texture
+
+        pipeline = MaterialPipeline.from_pretrained(device="cpu")
+        for text in args.second_stage.split(","):
+
+            def painted(low: Tensor, k: int, strength: float = float(text)) -> Tensor:
+                return upscale_texture(pipeline, low, size=(SIDE, SIDE), seed=k, strength=strength)
+
+            ways[f"second stage, strength {text}"] = painted
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for k, true in enumerate(tqdm(crops(args.data, manifest, args.count), unit="image")):
-        low = resample(true[None], (SIDE // FACTOR,) * 2, wrap_x=False, wrap_y=False)[0]
+        low = resample(true[None], (SIDE // FACTOR, SIDE // FACTOR), wrap_x=False, wrap_y=False)[0]
         low = (low * 255).round().clamp(0, 255) / 255
         made = {name: (way(low, k) * 255).round().clamp(0, 255) / 255 for name, way in ways.items()}
         shown = [(x * 255).round().byte().permute(1, 2, 0).numpy() for x in (true, *made.values())]
@@ -112,11 +126,10 @@ def compare(args: argparse.Namespace) -> int:
     for name, (peak, apart) in mean.items():
         figures.append(Figure(name=f"{name}: PSNR in dB", value=peak))
         figures.append(Figure(name=f"{name}: feature distance", value=apart))
-    share = mean["ours"][1] / mean["bicubic"][1]
-    figures.append(Figure(name="ours: feature distance in the bicubic's", value=share, bar=BAR))
-    if args.esrgan:
-        share = mean["ours"][1] / mean["ESRGAN-thick"][1]
-        figures.append(Figure(name="ours: feature distance in ESRGAN's", value=share, bar=1.0))
+    for rival, bar in (("bicubic", BAR), ("ESRGAN-thick", 1.0)):
+        if "ours" in mean and rival in mean:
+            share = mean["ours"][1] / mean[rival][1]
+            figures.append(Figure(name=f"ours: feature distance in that of {rival}", value=share, bar=bar))
     return finish("upscale", figures, args.json, {"rows": found})
 
 
@@ -167,7 +180,8 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="generator_report.py")
     parser.add_argument("--manifest", type=Path, help="list of the images; the report's own by default")
     parser.add_argument("--esrgan", type=Path, help="models/x4 of the npm package @upscalerjs/esrgan-thick")
-    parser.add_argument("--model", type=Path, help="a trainer's file or a diffusers folder; the shipped one by default")
+    parser.add_argument("--model", type=Path, help="a trainer's file or a diffusers folder; the shipped one if there is one")
+    parser.add_argument("--second-stage", metavar="S,S", help="strengths of the material model's second stage")
     parser.add_argument("--count", type=int, default=100, help="images")
     parser.add_argument("--pictures", type=Path, help="a folder for the results side by side, the truth last")
     parser.add_argument("--cost", type=int, nargs="+", metavar="SIDE", help="measure these sizes instead")
