@@ -126,10 +126,10 @@ def compare(args: argparse.Namespace) -> int:
     for name, (peak, apart) in mean.items():
         figures.append(Figure(name=f"{name}: PSNR in dB", value=peak))
         figures.append(Figure(name=f"{name}: feature distance", value=apart))
-    for rival, bar in (("bicubic", BAR), ("ESRGAN-thick", 1.0)):
-        if "ours" in mean and rival in mean:
-            share = mean["ours"][1] / mean[rival][1]
-            figures.append(Figure(name=f"ours: feature distance in that of {rival}", value=share, bar=bar))
+    for other, bar in (("bicubic", BAR), ("ESRGAN-thick", 1.0)):
+        if "ours" in mean and other in mean:
+            share = mean["ours"][1] / mean[other][1]
+            figures.append(Figure(name=f"ours: feature distance in that of {other}", value=share, bar=bar))
     return finish("upscale", figures, args.json, {"rows": found})
 
 
@@ -180,7 +180,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path, help="generator_report.py")
     parser.add_argument("--manifest", type=Path, help="list of the images; the report's own by default")
     parser.add_argument("--esrgan", type=Path, help="models/x4 of the npm package @upscalerjs/esrgan-thick")
-    parser.add_argument("--model", type=Path, help="a trainer's file or a diffusers folder; the shipped one if there is one")
+    parser.add_argument("--model", type=Path, help="a trainer's file or a diffusers folder; else what ships")
     parser.add_argument("--second-stage", metavar="S,S", help="strengths of the material model's second stage")
     parser.add_argument("--count", type=int, default=100, help="images")
     parser.add_argument("--pictures", type=Path, help="a folder for the results side by side, the truth last")

@@ -24,8 +24,8 @@ def package(folder: Path, shuffle: str = "PixelShuffle4x") -> dict[str, np.ndarr
         ("Add", "s", ["a", "m"]), ("Concatenate", "c", ["s", "r"]), ("Conv2D", "b", ["c"]), (shuffle, "p", ["b"]),
     ]  # fmt: skip
     told = [
-        {"class_name": kind, "name": name, "config": {}, "inbound_nodes": [[[i, 0, 0, {}] for i in given]][: len(given)]}
-        for kind, name, given in layers
+        {"class_name": kind, "name": name, "config": {}, "inbound_nodes": [[[i, 0, 0, {}] for i in ins]][: len(ins)]}
+        for kind, name, ins in layers
     ]
     data = b"".join(value.tobytes() for value in weights.values())
     (folder / "one.bin").write_bytes(data[:100])
