@@ -91,7 +91,7 @@ class TileRun:
         """
         rows, parts = self.rows[row], []
         for columns in self.columns:
-            parts.append(self.model.sums(self.cells(rows, columns, self.model.early_reach)).double().cpu())
+            parts.append(self.model.sums(self.cells(rows, columns, self.model.early_reach)).cpu().double())
             tick(GATHER)
         return torch.stack(parts).sum(0)
 

@@ -14,12 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from asd.resample import resample
+from asd.texture_enlarge import load_upscaler
 from asd.texture_upscaler import TextureUpscaler
 from asd.texture_upscaler import load_file as load_network
 from tests import tiny
 from textile_metric import judge
 from textile_metric.network import TileNet
-from training import autoencoder, crops, diffusion, tileability, upscaler
+from training import autoencoder, crops, diffusion, publish, tileability, upscaler
 from training.models import LATENT_CHANNELS, new_unet
 
 
@@ -116,6 +117,9 @@ def test_upscaler(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert model.last.weight.abs().max() > 0
         with Image.open(tmp_path / name / "sheet.jpg") as sheet:
             assert sheet.size == (4 * 64, 64)
+    run(publish.main, monkeypatch, upscaler=file, target=tmp_path / "shipped")
+    shipped = load_upscaler("cpu", tmp_path / "shipped")
+    assert torch.equal(shipped.last.weight, load_network(file).last.weight)
 
 
 def test_the_benchmarks_judge_does_not_train(
