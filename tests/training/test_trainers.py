@@ -117,9 +117,9 @@ def test_upscaler(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert model.last.weight.abs().max() > 0
         with Image.open(tmp_path / name / "sheet.jpg") as sheet:
             assert sheet.size == (4 * 64, 64)
-    run(publish.main, monkeypatch, upscaler=file, target=tmp_path / "shipped")
-    shipped = load_upscaler("cpu", tmp_path / "shipped")
-    assert torch.equal(shipped.last.weight, load_network(file).last.weight)
+    made = tmp_path / "b" / "upscaler.safetensors"
+    run(publish.main, monkeypatch, upscaler=made, target=tmp_path / "shipped")
+    assert torch.equal(load_upscaler("cpu", tmp_path / "shipped").last.weight, load_network(made).last.weight)
 
 
 def test_the_benchmarks_judge_does_not_train(

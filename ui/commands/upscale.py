@@ -14,9 +14,9 @@ __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 HELP = "enlarge an image"
 DESCRIPTION = (
     "Enlarge an image: with the package's upscaler, if it has one, in one step for each factor of 4; with --model, "
-    "--strength, --steps, --guidance or --negative by diffusion: noise, then the model in moving tiles, at most twofold "
-    "a pass, with the colours of the image. The upscaler does not read the prompt. Writes image.png and image.json, and "
-    "prints one line per file."
+    "--strength, --steps, --guidance or --negative by diffusion: noise, then the model in moving tiles, at most "
+    "twofold a pass, with the colours of the image. The upscaler does not read the prompt. Writes image.png and "
+    "image.json, and prints one line per file."
 )
 
 
