@@ -10,7 +10,8 @@ the report: Euclidean, between what its `describe` says of the result and of the
 closer. PSNR is of the sRGB values. `--second-stage` adds the material model's at these strengths.
 
 With `--cost` pictures of noise are enlarged to squares of those sides in files, each in a fresh process: peak RSS
-(`ru_maxrss`, loading included), and a pixel's time beside that of the first side.
+(`ru_maxrss`, loading included), and a pixel's processor time beside that of the first side, which other programs on the
+machine change less than the wall clock.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def work(side: int, threads: int, model: Path | None) -> dict[str, float]:
-    """Enlarge noise to `side` x `side` in this process: seconds and peak_gb (10^9 bytes)."""
+    """Enlarge noise to `side` x `side` in this process: seconds, busy (the processor's) and peak_gb (10^9 bytes)."""
     import resource
 
     import numpy as np
@@ -147,11 +148,12 @@ def work(side: int, threads: int, model: Path | None) -> dict[str, float]:
     small = np.random.default_rng(0).integers(0, 256, (3, side // FACTOR, side // FACTOR), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         enlarge_texture(small[:, :64, :64], network, Path(folder, "warm"), TextureEnlargement(size=(256, 256)))
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         enlarge_texture(small, network, Path(folder, "job"), TextureEnlargement(size=(side, side)))
-        seconds = time.perf_counter() - began
+        seconds, busy = time.perf_counter() - began, time.process_time() - busy
     unit = 1 if sys.platform == "darwin" else 1024
-    return {"seconds": seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return {"seconds": seconds, "busy": busy, "peak_gb": peak}
 
 
 def cost(args: argparse.Namespace) -> int:
@@ -165,9 +167,10 @@ def cost(args: argparse.Namespace) -> int:
         if done.returncode:
             raise RuntimeError(f"side {side}: {done.stderr[-2000:]}")
         told = json.loads(done.stdout.splitlines()[-1])
-        each = told["seconds"] / side**2 * 1e6
+        each = told["busy"] / side**2
         first = first or each
         figures.append(Figure(name=f"{side}x{side}: seconds", value=told["seconds"]))
+        figures.append(Figure(name=f"{side}x{side}: processor seconds", value=told["busy"]))
         figures.append(Figure(name=f"{side}x{side}: peak RSS in GB", value=told["peak_gb"], bar=PEAK_GB))
         bar = None if side == args.cost[0] else MORE_PER_PIXEL
         figures.append(Figure(name=f"{side}x{side}: cost of a pixel in the first's", value=each / first, bar=bar))
