@@ -14,7 +14,7 @@ from .texture_upscaler import NOISE, SCALE, TextureUpscaler, indices
 from .vae_layers import Span
 
 TILE = 256
-"""Cells of the small picture along a tile's side. Smaller ones repeat more around them, larger ones take more memory."""
+"""Cells of the small picture along a tile's side. Smaller ones repeat more around them, larger ones take memory."""
 GATHER, PAINT = 1, 4
 """Units of work of a tile in the first and in the second pass, for those who tell how far it is."""
 
