@@ -22,6 +22,8 @@ from ui.memory import human
 
 log = logging.getLogger(__name__)
 
+STARTS = 3
+"""Ray gives itself 30 seconds to start, which a busy machine with few cores can need more of."""
 PATIENCE = 5.0
 """Seconds to wait for the port of a cluster; Ray's own wait is a minute of log lines."""
 
@@ -55,9 +57,6 @@ def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[
     Raises ZelligeError where Ray is not installed, nobody answers, or the token is not the cluster's.
     """
     with ExitStack() as stack:
-        folder = None
-        if address is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="zellige-ray-", ignore_cleanup_errors=True))
         guarded = prepare(address, os.environ, verbose=verbose)
         ray = import_ray()
         if address is not None:
@@ -66,15 +65,20 @@ def connected(address: str | None = None, *, verbose: bool = False) -> Iterator[
         logging.getLogger("ray.data").setLevel(level)
         stack.enter_context(redirect_stdout(_Lines()))  # deaths of workers, which Ray prints as data
         options: dict[str, Any] = {"address": address, "log_to_driver": verbose, "logging_level": level}
-        if folder is not None:
-            options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
-        try:
-            with _handlers_kept():
-                ray.init(**options)
-        except Exception as error:  # Ray raises all kinds, plain Exception among them
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
-            place = "to start on this machine" if address is None else f"to be reached at {address}"
-            raise ZelligeError(f"Expected Ray {place}, but: {reason}") from error
+        for left in reversed(range(STARTS if address is None else 1)):
+            if address is None:
+                folder = tempfile.TemporaryDirectory(prefix="zellige-ray-", ignore_cleanup_errors=True)
+                options |= {"address": "local", "include_dashboard": False, "_temp_dir": stack.enter_context(folder)}
+            try:
+                with _handlers_kept():
+                    ray.init(**options)
+                break
+            except Exception as error:  # Ray raises all kinds, plain Exception among them
+                log.info("Ray does not start: %s", error)
+                reason = _reason(error, ray.exceptions.AuthenticationError)
+                place = "to start on this machine" if address is None else f"to be reached at {address}"
+                if not left:
+                    raise ZelligeError(f"Expected Ray {place}, but: {reason}") from error
         stack.callback(ray.shutdown)
         yield Cluster(address=address, nodes=tuple(ray.nodes()), guarded=guarded)
 
@@ -152,6 +156,16 @@ def count_workers(nodes: Iterable[Mapping[str, Any]], device: str, cores: int, m
 
 def _amount(node: Mapping[str, Any], resource: str) -> float:
     return float(node["Resources"].get(resource, 0)) if node["Alive"] else 0.0
+
+
+def _reason(error: BaseException, refusal: type[BaseException]) -> str:
+    """What to tell of an error of `ray.init`, which hides a refusal behind a failure to connect."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, refusal):
+            return "its token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token) is another or missing"
+        cause = cause.__cause__ or cause.__context__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
 
 
 @contextmanager
