@@ -149,7 +149,7 @@ def main() -> int:
         command = [sys.executable, "-m", "ui", "serve", "--port", str(port), "--out", folder, "-q"]
         server = subprocess.Popen(command, cwd=Path(__file__).parents[1])
         try:
-            _wait_for(port, server)
+            wait_for(port, server)
             serial, many, rss = asyncio.run(measure(port, server.pid, args))
         finally:
             server.send_signal(signal.SIGINT)
@@ -158,7 +158,8 @@ def main() -> int:
     return finish("serve", figures_of(serial, many, rss, args.connections), args.json, details)
 
 
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    """Return when the server listens. Raises RuntimeError if it ends before, or takes a minute."""
     for _ in range(600):
         if server.poll() is not None:
             raise RuntimeError(f"Expected a server that starts, but it ended with {server.returncode}")

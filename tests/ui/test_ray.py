@@ -79,7 +79,7 @@ def stages(out: Path) -> dict[str, int]:
 
 
 def waited_for(run: subprocess.Popen[str], look: Callable[[], Found | None]) -> Found:
-    until = time.monotonic() + 150
+    until = time.monotonic() + 300
     while not (found := look()):
         assert run.poll() is None and time.monotonic() < until, run.communicate()
         time.sleep(0.005)
@@ -110,12 +110,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
         try:
             address = waited_for(run, lambda: gcs_address(run.pid))
             wrong = {"RAY_AUTH_TOKEN": "0" * 64, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-            other = command(folder, "--address", address, "--out", "other", **wrong)
-            row, process = next(iter(waited_for(run, lambda: stages(folder / "out")).items()))
-            os.kill(process, signal.SIGKILL)
-            told = listening(run.pid)
-            stranger = other.communicate(timeout=150)[1]
-            output, errors = run.communicate(timeout=150)
+            with command(folder, "--address", address, "--out", "other", **wrong) as other:
+                row, process = next(iter(waited_for(run, lambda: stages(folder / "out")).items()))
+                os.kill(process, signal.SIGKILL)
+                told = listening(run.pid)
+                stranger = other.communicate(timeout=300)[1]
+            output, errors = run.communicate(timeout=300)
             assert (other.returncode, run.returncode) == (2, 0), stranger + errors
         finally:
             run.kill()
