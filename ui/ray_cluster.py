@@ -162,7 +162,7 @@ def _reason(error: BaseException, refusal: type[BaseException]) -> str:
     """What to tell of an error of `ray.init`, which hides a refusal behind a failure to connect."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, refusal):
+        if isinstance(cause, refusal) or refusal.__name__ in str(cause) or "InvalidAuthToken" in str(cause):
             return "its token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token) is another or missing"
         cause = cause.__cause__ or cause.__context__
     return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
