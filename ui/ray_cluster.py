@@ -92,7 +92,7 @@ def prepare(address: str | None, environment: Any, *, verbose: bool = False) -> 
     """
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     # a worker that is killed while it starts is replaced
-    environment.setdefault("RAY_DATA_MAX_CONSECUTIVE_ACTOR_INIT_DEATHS", "100")
+    environment.setdefault("RAY_DATA_MAX_CONSECUTIVE_ACTOR_INIT_DEATHS", "20")
     if not verbose:
         environment.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     given = any(environment.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))

@@ -25,6 +25,8 @@ from ui.row import Task, failed, make_row, whole_record
 
 MAX_BLOCKS = 10_000
 """Rows are handed out one by one; of longer batches a few at a time."""
+DEATHS = 10
+"""How often the ledger may lose its machine."""
 CLEARING = 5.0
 """Seconds that killed workers are given to be gone, before what they left is cleared."""
 
@@ -87,7 +89,12 @@ def _make(
 ) -> Generator[tuple[Task, Record, bool]]:
     ray = import_ray()
     ray.data.DataContext.get_current().enable_progress_bars = False
-    ledger = ray.remote(num_cpus=0)(Ledger).options(max_restarts=-1, max_task_retries=-1).remote()
+    ledger = ray.remote(num_cpus=0)(Ledger).options(max_restarts=DEATHS, max_task_retries=DEATHS).remote()
+    try:
+        ray.get(ledger.begin.remote(-1))
+    except ray.exceptions.RayError as error:  # Ray would try for ever to start workers that cannot start
+        raise ZelligeError("Expected zellige to be installed on every machine of the cluster, "
+                           "but a worker cannot import it (-v shows what Ray says)") from error  # fmt: skip
     items = [{"place": place, "task": pickle.dumps(task)} for place, task in enumerate(plan.todo)]
     rows = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map(
         RowWorker,
