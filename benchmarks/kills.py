@@ -173,7 +173,10 @@ def kill_workers(command: list[str], kills: int, moments: Callable[[], float], w
                 alive = [number for number in at_work if Path(f"/proc/{number}").exists()]
                 if alive and workers < kills:
                     time.sleep(moments())
-                    os.kill(alive[workers % len(alive)], signal.SIGKILL)
+                    try:
+                        os.kill(alive[workers % len(alive)], signal.SIGKILL)
+                    except ProcessLookupError:  # of an earlier cluster, gone meanwhile
+                        continue
                     workers += 1
                     watch.look()
                     if workers >= kills // 2 and not commands:
