@@ -25,6 +25,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.processes import resident
 from benchmarks.table import Figure, add_json, finish
 
 BARS = {"throughput": 0.8, "errors": 0.0, "wait": 20.0, "memory": 1.05}
@@ -98,26 +99,6 @@ def score_request(size: int) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def memory(process: int) -> int:
-    """Resident bytes of a process and all that it started (Linux)."""
-    children: dict[int, list[int]] = {}
-    resident: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/status"):
-        try:
-            fields = dict(line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line)
-        except OSError:  # it ended meanwhile
-            continue
-        number = int(path.parent.name)
-        children.setdefault(int(fields["PPid"]), []).append(number)
-        resident[number] = int(fields.get("VmRSS", "0 kB").split()[0]) * 1024
-    total, todo = 0, [process]
-    while todo:
-        number = todo.pop()
-        total += resident.get(number, 0)
-        todo += children.get(number, [])
-    return total
-
-
 def figures_of(serial: Load, many: Load, rss: list[int], connections: int) -> list[Figure]:
     """The figures with their bars; `rss` is the memory at several times, the first when all was warm."""
     single = statistics.median(serial.waits)
@@ -143,12 +124,12 @@ async def measure(port: int, process: int, args: argparse.Namespace) -> tuple[Lo
     await put_load(port, request, 8, args.warm, 0.1)
     serial = await put_load(port, request, 1, args.serial, 0.1)
     await put_load(port, request, args.connections, args.warm, args.patience)
-    rss, many = [memory(process)], Load()
+    rss, many = [resident(process)], Load()
     for _ in range(4):
         part = await put_load(port, request, args.connections, args.seconds / 4, args.patience)
         many = Load(seconds=many.seconds + part.seconds, waits=many.waits + part.waits,
                     statuses=many.statuses + part.statuses)  # fmt: skip
-        rss.append(memory(process))
+        rss.append(resident(process))
     return serial, many, rss
 
 
@@ -168,7 +149,7 @@ def main() -> int:
         command = [sys.executable, "-m", "ui", "serve", "--port", str(port), "--out", folder, "-q"]
         server = subprocess.Popen(command, cwd=Path(__file__).parents[1])
         try:
-            _wait_for(port, server)
+            wait_for(port, server)
             serial, many, rss = asyncio.run(measure(port, server.pid, args))
         finally:
             server.send_signal(signal.SIGINT)
@@ -177,7 +158,8 @@ def main() -> int:
     return finish("serve", figures_of(serial, many, rss, args.connections), args.json, details)
 
 
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    """Return when the server listens. Raises RuntimeError if it ends before, or takes a minute."""
     for _ in range(600):
         if server.poll() is not None:
             raise RuntimeError(f"Expected a server that starts, but it ended with {server.returncode}")

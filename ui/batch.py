@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from asd.errors import CheckpointError, OutputError, SizeError, ZelligeError
-from materials.atomic import refused, staged
+from materials.atomic import refused
 from ui import jobs, memory
 from ui.estimate import work
 from ui.fingerprint import Weights, find_weights, fingerprint, made_of
-from ui.jobs import Pipeline, Progress, run_job
+from ui.jobs import Progress
 from ui.locks import load_locks
 from ui.manifest import ManifestError, Problem, Row
 from ui.models import Models
@@ -26,31 +25,15 @@ from ui.results import (
     ROW_FILE,
     Record,
     append,
-    hash_files,
     is_whole,
     read_records,
     read_row,
     results_file,
-    sync_folder,
     write_manifest,
-    write_row,
 )
+from ui.row import Task, make_row
 from ui.shards import WHOLE, Shard
 from ui.sources import load_variation
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A row with where its result goes and what decides it."""
-
-    row: Row
-    folder: Path
-    parts: Mapping[str, Any]
-    fingerprint: str
-    source: str | None
-    """What to load: a folder, or None for the shipped model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +76,10 @@ class Summary:
         done = sum(work(task.row.request) for task in self.plan.todo if task.row.id in made)
         seconds = sum(record.seconds for record in self.made)
         return done / 1e6 / seconds if seconds > 0 else 0.0
+
+
+Engine = Callable[[Plan, int, "Reporter"], Generator[tuple[Task, Record, bool]]]
+"""Makes `todo` of a plan with so many retries: each task, in any order, with what `make_row` returned for it."""
 
 
 class BatchInterrupted(KeyboardInterrupt):
@@ -162,6 +149,7 @@ def run_batch(
     retries: int = 1,
     progress: Callable[[BatchProgress], None] | None = None,
     models: Models | None = None,
+    engine: Engine | None = None,
 ) -> Summary:
     """Make the rows of the plan, one at a time; a row that fails is tried again, then listed, and the next one follows.
 
@@ -174,6 +162,7 @@ def run_batch(
         retries: how often a row is tried again.
         progress: called after every denoising step and every row.
         models: those to use in place of loading them on `device`.
+        engine: who makes the rows, in place of this process; then `device` and `models` are of no effect.
 
     Raises:
         ZelligeError: CheckpointError for a model that does not load, OutputError where `plan.out` cannot be written.
@@ -188,18 +177,17 @@ def run_batch(
             write_manifest(plan.out, plan.rows)
             listed = {(record.id, record.fingerprint) for record in read_records(lines) if record.status == "done"}
             for task in plan.kept:
-                _keep(task, summary, lines, listed)
-            report = _Reporter(plan, progress)
-            load = Models(lambda name: jobs._load(name, device)) if models is None else models
-            for task in plan.todo:
-                report.start(task)
-                record = None if _whole(task) is not None else _make(task, load(task.source), retries, report)
-                if record is None:
-                    _keep(task, summary, lines, listed)
-                else:
-                    append(lines, record)
-                    (summary.made if record.status == "done" else summary.failed).append(record)
-                report.finish()
+                _keep(_kept_record(task), summary, lines, listed)
+            report = Reporter(plan, progress)
+            make = engine or _one_by_one(Models(lambda name: jobs._load(name, device)) if models is None else models)
+            with closing(make(plan, retries, report)) as results:
+                for task, record, made_here in results:
+                    if made_here:
+                        append(lines, record)
+                        (summary.made if record.status == "done" else summary.failed).append(record)
+                    else:
+                        _keep(record, summary, lines, listed)
+                    report.finish(task)
     except KeyboardInterrupt as error:
         summary.seconds = time.perf_counter() - started
         raise BatchInterrupted(summary) from error
@@ -305,77 +293,33 @@ def _is_kept(task: Task, overwrite: bool) -> bool:
     return False
 
 
-def _whole(task: Task) -> Record | None:
-    """The record of a result that is there by now, from another process; None if there is none."""
-    found = read_row(task.folder)
-    if found is None or found[0].fingerprint != task.fingerprint or not is_whole(task.folder, found[0]):
-        return None
-    return found[0]
-
-
-def _keep(task: Task, summary: Summary, lines: Path, listed: set[tuple[str, str]]) -> None:
-    """Count a row as kept; its line may be missing, if the run that made it was killed or was of another shard."""
+def _kept_record(task: Task) -> Record:
     found = read_row(task.folder)
     if found is None:
         raise OutputError(f"Expected the result in {task.folder} to stay while the batch runs, but it is gone")
-    summary.kept.append(found[0])
-    if (found[0].id, found[0].fingerprint) not in listed:
-        append(lines, found[0])
+    return found[0]
 
 
-class _MadeMeanwhile(Exception):  # noqa: N818 - no error
-    """Another process was faster with the same row."""
+def _keep(record: Record, summary: Summary, lines: Path, listed: set[tuple[str, str]]) -> None:
+    """Count a row as kept; its line may be missing, if the run that made it was killed or was of another shard."""
+    summary.kept.append(record)
+    if (record.id, record.fingerprint) not in listed:
+        append(lines, record)
 
 
-def _make(task: Task, pipeline: Pipeline, retries: int, report: _Reporter) -> Record | None:
-    """Make one row, with retries; the record says whether that worked. None if another process has made it."""
-    started = time.perf_counter()
-    attempt, told = 1, ""
-    while _whole(task) is None:
-        try:
-            return _attempt(task, pipeline, attempt, report)
-        except _MadeMeanwhile:
-            return None
-        except Exception as error:  # whatever it is, the other rows go on
-            told = str(error) if isinstance(error, ZelligeError) else f"{type(error).__name__}: {error}"
-            log.info("line %d, %s, attempt %d: %s", task.row.line, task.row.id, attempt, told, exc_info=True)
-        if attempt > retries and _whole(task) is None:
-            seconds = round(time.perf_counter() - started, 3)
-            told = " ".join(told.split())[:1000].rstrip(".")
-            return Record(
-                id=task.row.id,
-                status="failed",
-                fingerprint=task.fingerprint,
-                seconds=seconds,
-                attempt=attempt,
-                error=told,
-            )
-        attempt += 1
-    return None
+def _one_by_one(load: Models) -> Engine:
+    """The engine of this process."""
+
+    def make(plan: Plan, retries: int, report: Reporter) -> Generator[tuple[Task, Record, bool]]:
+        for task in plan.todo:
+            report.start(task)
+            yield task, *make_row(task, lambda source=task.source: load(source), retries=retries, progress=report)
+
+    return make
 
 
-def _attempt(task: Task, pipeline: Pipeline, attempt: int, report: _Reporter) -> Record:
-    started = time.perf_counter()
-    with staged(task.folder) as stage:
-        try:
-            run_job(task.row.request, stage, pipeline, report)
-        except OutputError as error:
-            raise OutputError(str(error).replace(str(stage), str(task.folder))) from error
-        with refused(task.folder):
-            files = hash_files(stage)
-        seconds = round(time.perf_counter() - started, 3)
-        record = Record(
-            id=task.row.id, status="done", fingerprint=task.fingerprint, files=files, seconds=seconds, attempt=attempt
-        )
-        write_row(stage, record, task.parts)
-        if _whole(task) is not None:
-            raise _MadeMeanwhile  # which leaves that one where it is
-    sync_folder(task.folder.parent)
-    return record
-
-
-class _Reporter:
-    """Turns the steps of jobs into the progress of a batch."""
+class Reporter:
+    """Turns rows, and the steps of the one that is being made, into the progress of a batch."""
 
     def __init__(self, plan: Plan, progress: Callable[[BatchProgress], None] | None) -> None:
         self.progress = progress
@@ -384,13 +328,15 @@ class _Reporter:
         self.number, self.done, self.work, self.id = 0, 0.0, 0.0, ""
 
     def start(self, task: Task) -> None:
+        """The next steps are those of this task."""
         self.number, self.work, self.id = self.number + 1, work(task.row.request), task.row.id
 
     def __call__(self, step: Progress) -> None:
         self._tell(self.done + self.work * (step.sample + step.step / step.steps) / step.count)
 
-    def finish(self) -> None:
-        self.done += self.work
+    def finish(self, task: Task) -> None:
+        """The task is done."""
+        self.done += work(task.row.request)
         self._tell(self.done)
 
     def _tell(self, done: float) -> None:

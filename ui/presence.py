@@ -38,11 +38,21 @@ def present(out: Path, ids: set[str]) -> Iterator[None]:
         os.close(handle)
 
 
-def _clear(out: Path, ids: set[str]) -> None:
-    """Remove the hidden folders that `staged` makes, nested once, of these rows, and half-written files."""
+def leftovers(out: Path, ids: set[str]) -> list[Path]:
+    """The hidden folders that `staged` makes, nested once, of these rows, and half-written files; nobody sees them."""
+    found = []
     for path in out.glob(".*"):
         match = _HIDDEN.fullmatch(path.name)
-        if match and path.is_dir() and not path.is_symlink() and match[1] in ids:
+        if match is None or path.is_symlink():
+            continue
+        if match[1] in ids if path.is_dir() else match[1] in (MANIFEST_FILE, MERGED_FILE):
+            found.append(path)
+    return found
+
+
+def _clear(out: Path, ids: set[str]) -> None:
+    for path in leftovers(out, ids):
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif match and path.is_file() and match[1] in (MANIFEST_FILE, MERGED_FILE):
+        else:
             path.unlink(missing_ok=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serve import Load, figures_of, memory, put_load, score_request
+from benchmarks.processes import resident
+from benchmarks.serve import Load, figures_of, put_load, score_request
 from tests.ui.api.conftest import serving
 
 
@@ -29,4 +30,4 @@ def test_load_on_a_real_server(tmp_path: Path) -> None:
         load = asyncio.run(put_load(live.port, score_request(32), 6, 4.0, 0.05))
     assert load.statuses[200] == len(load.waits) > 0
     assert set(load.statuses) <= {200, 429}
-    assert memory(os.getpid()) > 10**7
+    assert resident(os.getpid()) > 10**7

@@ -28,7 +28,7 @@ from ui.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from ui.batch import BatchProgress, Plan, Summary
+    from ui.batch import BatchProgress, Engine, Plan, Summary
     from ui.manifest import ManifestError
 
 HELP = "make every row of a manifest"
@@ -51,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--retries", metavar="N", type=whole, default=1, help="how often a row that fails is tried again (%(default)s)")
     add("--overwrite", action="store_true", help="make rows anew that have changed; other files are never touched")
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, cuda:1, mps (%(default)s)")
+    add("--engine", choices=("local", "ray"), default="local", help="this process, or workers of Ray (%(default)s)")
+    add("--address", metavar="A", help="with ray: join the cluster at HOST:PORT, or auto (RAY_ADDRESS, or a new one)")
+    add("--workers", metavar="N", type=whole, help="with ray: how many (one per GPU, else as many as fit)")
+    add("--cores", metavar="N", type=whole, help="with ray: CPU cores and threads of a worker (1)")
     add("--merge", metavar="DIR", help="write DIR/results.jsonl: what became of each row, in the manifest's order")
     add("--verify", metavar="DIR", nargs="?", const="", help="hash the results in DIR again (that of --merge)")
     add("--json", action="store_true", help="print one JSON object in place of lines")
@@ -67,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         raise ZelligeError(f"Expected --rate to be a number above 0, but got {options.rate:g}")
     if not 0 <= options.retries <= 1000:
         raise ZelligeError(f"Expected --retries to be a whole number from 0 to 1000, but got {options.retries}")
+    _check_engine(options)
     from ui.manifest import ManifestError
     from ui.shards import Shard, parse_shard
 
@@ -101,12 +106,13 @@ def _run(plan: Plan, options: argparse.Namespace) -> int:
 
     form = "{desc}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
     try:
-        with _terminable(), Bar(options, "px", form) as bar:
+        with _terminable(), Bar(options, "px", form) as bar, _engine(plan, options) as engine:
             summary = run_batch(
                 plan,
                 device=_device(options, os.environ),
                 retries=options.retries,
                 progress=lambda progress: _show(bar, progress),
+                engine=engine,
             )
     except BatchInterrupted as error:
         _print_summary(error.summary, options)
@@ -115,6 +121,38 @@ def _run(plan: Plan, options: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     _print_summary(summary, options)
     return EXIT_CHECK_FAILED if summary.failed else EXIT_DONE
+
+
+def _check_engine(options: argparse.Namespace) -> None:
+    for name in ("workers", "cores"):
+        given = getattr(options, name)
+        if given is not None and not 1 <= given <= 1_000_000:
+            raise ZelligeError(f"Expected --{name} to be a whole number above 0, but got {given}")
+    given = [name for name in ("address", "workers", "cores") if getattr(options, name) is not None]
+    if given and options.engine != "ray":
+        raise ZelligeError(f"Expected --engine ray with --{given[0]}, but got --engine {options.engine}")
+
+
+@contextmanager
+def _engine(plan: Plan, options: argparse.Namespace) -> Iterator[Engine | None]:
+    """What makes the rows; None for this process. A cluster is only looked for if there is something to make."""
+    if options.engine != "ray" or not plan.todo:
+        yield None
+        return
+    from ui.ray_rows import ray_engine
+
+    address = options.address or os.environ.get("RAY_ADDRESS") or None
+    with ray_engine(
+        address,
+        device=options.device,
+        workers=options.workers,
+        cores=options.cores or 1,
+        verbose=options.verbose,
+    ) as (engine, cluster):
+        if not cluster.guarded:
+            _say(f"the cluster at {address} is used without a token: whoever reaches it can run anything there; "
+                 "docs/cluster.md says how to close it")  # fmt: skip
+        yield engine
 
 
 def _show(bar: Bar, progress: BatchProgress) -> None:
