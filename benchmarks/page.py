@@ -23,20 +23,20 @@ FIRST_PAINT = 1.5
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 
 
-def measure(visits: int) -> tuple[float, list[float], list[float]]:
+def measure(chromium: str, visits: int) -> tuple[float, list[float], list[float]]:
     """Seconds from the start of the process to its address, and per visit to the first paint and to a usable page."""
     from playwright.sync_api import sync_playwright
 
     paints, usable = [], []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         command = [sys.executable, "-m", "ui", "ui", "--port", "0", "--no-browser", "--out", folder]
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         began = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdout is not None
-            address = server.stdout.readline().strip()
-            started = time.perf_counter() - began
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=list(FLAGS))
             try:
+                assert server.stdout is not None
+                address = server.stdout.readline().strip()
+                started = time.perf_counter() - began
                 for _ in range(visits):
                     context = browser.new_context()
                     page = context.new_page()
@@ -59,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--visits", type=int, default=9, metavar="N", help="visits (%(default)s)")
     add_json(parser)
     options = parser.parse_args(argv)
-    started, paints, usable = measure(options.visits)
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        print("Expected chromium on the path, but there is none (Debian: apt-get install chromium).", file=sys.stderr)
+        return 2
+    started, paints, usable = measure(chromium, options.visits)
     figures = [
         Figure(name="first paint, seconds", value=statistics.median(paints), bar=FIRST_PAINT),
         Figure(name="usable, seconds", value=statistics.median(usable)),

@@ -1,18 +1,24 @@
-"""The shipped model from the command line to files: in a process as a user starts it, then in this one."""
+"""The shipped model from the command line to files: in a process as a user starts it, then in this one; the same
+request by batch, API and Ray. That the web page makes the command's pixels is in `web/test_browser.py`."""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from benchmarks.serve import wait_for
 from ui import cli
 from ui.results import ROW_FILE
 
@@ -75,8 +81,7 @@ def test_a_batch_makes_the_same_files_and_a_second_go_nothing(
     two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    row = {"id": "wall", "kind": "material", "prompt": PROMPT, "size": "72x64", "steps": 2, "seed": 7}
-    Path("real.jsonl").write_text(json.dumps(row))
+    row(tmp_path)
     assert cli.main(["batch", "real.jsonl"]) == 0
     capsys.readouterr()
     assert cli.main(["batch", "real.jsonl", "--json"]) == 0
@@ -87,3 +92,58 @@ def test_a_batch_makes_the_same_files_and_a_second_go_nothing(
     assert made == {path.name for path in (two / "0000").iterdir()}
     for name in made:
         assert (Path("out/wall") / name).read_bytes() == (two / "0000" / name).read_bytes(), name
+
+
+def row(folder: Path) -> None:
+    """The manifest that asks for the first of `two`."""
+    wish = {"id": "wall", "kind": "material", "prompt": PROMPT, "size": "72x64", "steps": 2, "seed": 7}
+    (folder / "real.jsonl").write_text(json.dumps(wish))
+
+
+def same_pixels(found: dict[str, bytes], two: Path) -> None:
+    """Whether PNGs by name decode to the same values as those of the first of `two`."""
+    wanted = {path.name: path.read_bytes() for path in (two / "0000").glob("*.png")}
+    assert found.keys() == wanted.keys() and len(wanted) >= 8
+    for name, data in wanted.items():
+        mine, theirs = (Image.open(io.BytesIO(each)) for each in (found[name], data))
+        assert (mine.mode, mine.size, mine.tobytes()) == (theirs.mode, theirs.size, theirs.tobytes()), name
+
+
+def test_the_api_makes_the_same_pixels(two: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "ui", "serve", "--port", str(port), "--out", str(tmp_path), "-q"]
+
+    def ask(path: str, body: bytes | None = None) -> bytes:
+        wish = urllib.request.Request(
+            f"http://127.0.0.1:{port}{path}", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(wish, timeout=60) as answer:
+            return answer.read()
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
+        try:
+            wait_for(port, server)
+            wish = {"prompt": PROMPT, "size": "72x64", "steps": 2, "seed": 7}
+            job = json.loads(ask("/v1/jobs", json.dumps(wish).encode()))
+            until = time.monotonic() + 120
+            while job["state"] in ("queued", "running") and time.monotonic() < until:
+                time.sleep(0.2)
+                job = json.loads(ask(f"/v1/jobs/{job['id']}"))
+            assert job["state"] == "done", job
+            same_pixels({f["name"]: ask(f["url"]) for f in job["files"] if f["name"].endswith(".png")}, two)
+        finally:
+            server.terminate()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason='needs ray: pip install "zellige[ray]"')
+def test_ray_makes_the_same_pixels(two: Path, tmp_path: Path) -> None:
+    row(tmp_path)
+    command = [sys.executable, "-m", "ui", "batch", "real.jsonl", "--engine", "ray", "--workers", "1"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, "out/wall\n"), done.stderr
+    same_pixels({path.name: path.read_bytes() for path in (tmp_path / "out" / "wall").glob("*.png")}, two)
