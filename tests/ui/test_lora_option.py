@@ -18,9 +18,9 @@ from asd.lora import WEIGHTS, add_lora, save_lora
 from materials.pipeline import MaterialPipeline
 from tests import tiny, tiny_sd
 from ui.cli import main
+from ui.enlarging import _weights
 from ui.fingerprint import find_weights, fingerprint, made_of
 from ui.jobs import _load, run_job
-from ui.pictures import _weights
 from ui.request import Request
 from ui.web.uploads import check_local, trusted
 
