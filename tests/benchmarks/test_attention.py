@@ -57,7 +57,9 @@ def test_errors_are_from_float64() -> None:
 def test_linear_figures() -> None:
     torch.manual_seed(0)
     figures, taken = attention.linear("cpu", 1, 128, 256, 192)
-    assert len(figures) == 2 and taken.keys() == {"linear 128", "linear 192", "linear 256", "SDPA 192"}
+    tokens = (128, 192, 256)
+    assert len(figures) == 4
+    assert taken.keys() == {*(f"{name} {n}" for name in ("linear", "normalized") for n in tokens), "SDPA 192"}
 
 
 def test_memory_figures_compare_with_the_math_path() -> None:

@@ -66,6 +66,7 @@ def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     tiny.text_folders(tmp_path / "text", width=384, tokenizer=".", encoder=".")
     monkeypatch.setattr(diffusion, "SHEET", diffusion.SHEET[:4])
     monkeypatch.setattr(diffusion, "ASPECTS", diffusion.ASPECTS[:1])
+    monkeypatch.setattr(diffusion, "HELD", 2)
     run(
         diffusion.main,
         monkeypatch,

@@ -138,7 +138,10 @@ def test_the_api_makes_the_same_pixels(two: Path, tmp_path: Path) -> None:
             server.terminate()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason='needs ray: pip install "zellige[ray]"')
+@pytest.mark.skipif(
+    "ZELLIGE_TEST_RAY" not in os.environ or importlib.util.find_spec("ray") is None,
+    reason="starts a cluster: needs ray, and ZELLIGE_TEST_RAY=1",
+)
 def test_ray_makes_the_same_pixels(two: Path, tmp_path: Path) -> None:
     row(tmp_path)
     command = [sys.executable, "-m", "ui", "batch", "real.jsonl", "--engine", "ray", "--workers", "1"]
