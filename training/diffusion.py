@@ -42,25 +42,38 @@ SHEET = (
 )  # fmt: skip
 
 
+Text = tuple[Tensor, Tensor, Tensor]
+"""Tokens, mask and pooled embedding of a prompt."""
+
+
+def velocity(unet: nn.Module, x: Tensor, level: Tensor, batch: Bank, empty: Text, drop: Tensor | None = None) -> Tensor:
+    """The U-Net's velocity at x (N, C, h, w), noise levels (N,), by the captions or, where `drop`, by `empty`."""
+    tokens, mask, pooled = batch.tokens, batch.mask, batch.pooled
+    if drop is not None:
+        tokens = torch.where(drop[:, None, None], empty[0], tokens)
+        mask = torch.where(drop[:, None], empty[1], mask)
+        pooled = torch.where(drop[:, None], empty[2], pooled)
+    condition = condition_vector(pooled.float(), batch.scale, batch.wrap_x, batch.wrap_y, batch.domain)
+    set_wrap(batch.wrap_x, batch.wrap_y)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        return unet(
+            x.to(memory_format=torch.channels_last), level * 1000, tokens, class_labels=condition,
+            encoder_attention_mask=mask, return_dict=False,
+        )[0].float()  # fmt: skip
+
+
 def loss_of(
-    unet: nn.Module, batch: Bank, sigma: Tensor, noise: Tensor, empty: tuple[Tensor, Tensor, Tensor], drop: Tensor
+    unet: nn.Module, batch: Bank, sigma: Tensor, noise: Tensor, empty: Text, drop: Tensor
 ) -> Tensor:
     """Flow-matching loss (Lipman et al. 2023; Liu et al. 2023): x = (1 - s) z + s e, target e - z. One per sample."""
     z = batch.z.float()
     s = sigma.view(-1, 1, 1, 1)
-    tokens = torch.where(drop[:, None, None], empty[0], batch.tokens)
-    mask = torch.where(drop[:, None], empty[1], batch.mask)
-    pooled = torch.where(drop[:, None], empty[2], batch.pooled).float()
-    condition = condition_vector(pooled, batch.scale, batch.wrap_x, batch.wrap_y, batch.domain)
-    set_wrap(batch.wrap_x, batch.wrap_y)
-    x = ((1 - s) * z + s * noise).to(memory_format=torch.channels_last)
-    with torch.autocast(z.device.type, torch.bfloat16):
-        v = unet(x, sigma * 1000, tokens, class_labels=condition, encoder_attention_mask=mask, return_dict=False)[0]
-    return (v.float() - (noise - z)).square().mean((1, 2, 3))
+    v = velocity(unet, (1 - s) * z + s * noise, sigma, batch, empty, drop)
+    return (v - (noise - z)).square().mean((1, 2, 3))
 
 
 @torch.no_grad()
-def validate(unet: nn.Module, bank: Bank, empty: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def validate(unet: nn.Module, bank: Bank, empty: Text) -> Tensor:
     """Mean loss on a held-out bank at nine noise levels, the same noise each time."""
     generator = torch.Generator(bank.z.device).manual_seed(0)
     losses = []
@@ -78,7 +91,7 @@ def sheet(
     unet: nn.Module,
     vae: nn.Module,
     encoder: Encoder,
-    empty: tuple[Tensor, Tensor, Tensor],
+    empty: Text,
     path: Path,
     guidance: float = 3.0,
     sigmas: Sequence[float] = tuple(1 - k / 16 for k in range(17)),
@@ -121,7 +134,7 @@ class Prepared:
     unet: nn.Module
     vae: nn.Module
     encoder: Encoder
-    empty: tuple[Tensor, Tensor, Tensor]
+    empty: Text
     banks: dict[tuple[int, int], Bank]
     validation: Bank
     rng: random.Random
@@ -247,15 +260,11 @@ def draw(banks: Mapping[tuple[int, int], Bank], shape: tuple[int, int], most: in
 def report(made: Prepared, average: Average, out: Path, step: int) -> None:
     """Validate and draw with the averaged weights, keep a copy to resume from, then put the training ones back."""
     unet = made.unet
-    now = [p.detach().clone() for p in unet.parameters()]
-    average.copy_to(unet)
-    with torch.compiler.set_stance("force_eager"):
-        say(f"step {step}: validation loss {float(validate(unet, made.validation, made.empty)):.5f}")
-        sheet(unet, made.vae, made.encoder, made.empty, out / "sheet.jpg")
-    save(unet, out)
-    with torch.no_grad():
-        for p, value in zip(unet.parameters(), now, strict=True):
-            p.copy_(value)
+    with average.applied(unet):
+        with torch.compiler.set_stance("force_eager"):
+            say(f"step {step}: validation loss {float(validate(unet, made.validation, made.empty)):.5f}")
+            sheet(unet, made.vae, made.encoder, made.empty, out / "sheet.jpg")
+        save(unet, out)
 
 
 def save(unet: nn.Module, out: Path) -> None:

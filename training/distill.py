@@ -19,35 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from materials.conditioning import condition_vector
 from materials.defaults import GUIDANCE
 from materials.pipeline import GUIDED
 from training.bank import Bank
-from training.diffusion import SQUARE, Prepared, compile_blocks, draw, parser_of, prepare, save, sheet
+from training.diffusion import SQUARE, Prepared, Text, compile_blocks, draw, parser_of, prepare, save, sheet, velocity
 from training.loop import Average, Loop, say
-from training.wrap import set_wrap
 
 LEVELS = (1.0, 0.9, 0.75, 0.5, 0.0)
 """Noise levels between the windows: the pipeline's scheduler (flow shift 3) with four steps."""
 SUBSTEPS = (2, 3, 4, 6)
 """Euler steps of the teacher in each window; the last is the longest and the most curved."""
-Text = tuple[Tensor, Tensor, Tensor]
-
-
-def velocity(unet: nn.Module, x: Tensor, level: Tensor, batch: Bank, text: Text, drop: Tensor | None = None) -> Tensor:
-    """The U-Net's velocity at x (N, C, h, w), noise levels (N,), with the batch's captions or, where `drop`, `text`."""
-    tokens, mask, pooled = batch.tokens, batch.mask, batch.pooled
-    if drop is not None:
-        tokens = torch.where(drop[:, None, None], text[0], tokens)
-        mask = torch.where(drop[:, None], text[1], mask)
-        pooled = torch.where(drop[:, None], text[2], pooled)
-    condition = condition_vector(pooled.float(), batch.scale, batch.wrap_x, batch.wrap_y, batch.domain)
-    set_wrap(batch.wrap_x, batch.wrap_y)
-    with torch.autocast(x.device.type, torch.bfloat16):
-        return unet(
-            x.to(memory_format=torch.channels_last), level * 1000, tokens, class_labels=condition,
-            encoder_attention_mask=mask, return_dict=False,
-        )[0].float()  # fmt: skip
 
 
 @torch.no_grad()
@@ -197,15 +178,11 @@ def validate(student: nn.Module, teacher: nn.Module, bank: Bank, empty: Text, gu
 def keep(made: Prepared, teacher: nn.Module, average: Average, args: argparse.Namespace, step: int) -> None:
     """Validate, draw and save the averaged weights, then put the training ones back."""
     student = made.unet
-    now = [p.detach().clone() for p in student.parameters()]
-    average.copy_to(student)
-    with torch.compiler.set_stance("force_eager"):
-        say(f"step {step}: by window {validate(student, teacher, made.validation, made.empty, args.guidance)}")
-        sheet(student, made.vae, made.encoder, made.empty, args.out / "sheet.jpg", guidance=1.0, sigmas=LEVELS)
-    save(student, args.out)
-    with torch.no_grad():
-        for p, value in zip(student.parameters(), now, strict=True):
-            p.copy_(value)
+    with average.applied(student):
+        with torch.compiler.set_stance("force_eager"):
+            say(f"step {step}: by window {validate(student, teacher, made.validation, made.empty, args.guidance)}")
+            sheet(student, made.vae, made.encoder, made.empty, args.out / "sheet.jpg", guidance=1.0, sigmas=LEVELS)
+        save(student, args.out)
 
 
 def main() -> None:

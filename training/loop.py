@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -130,6 +131,18 @@ class Average:
         self.count += 1
         weight = 1 - min(self.decay, (1 + self.count) / (10 + self.count))
         torch._foreach_lerp_(self.parameters, [p.detach() for p in model.parameters()], weight)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model has the averages for as long as the block lasts."""
+        now = [p.detach().clone() for p in model.parameters()]
+        self.copy_to(model)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, value in zip(model.parameters(), now, strict=True):
+                    p.copy_(value)
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
