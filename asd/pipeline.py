@@ -333,8 +333,10 @@ class AnySizePipeline:
             enable = "enable_model_cpu_offload" if plan.offload == "model" else "enable_sequential_cpu_offload"
             getattr(self.base, enable)(device=device)
         if device.startswith("cuda"):
-            total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device)
+            index = torch.device(device).index
+            index = torch.cuda.current_device() if index is None else index  # PyTorch wants a number here
+            total = torch.cuda.get_device_properties(index).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), index)
         self.plan = plan
         return plan
 

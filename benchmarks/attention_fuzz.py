@@ -139,14 +139,18 @@ def softmax_call(seed: int, device: str, kernels_only: bool) -> Iterator[tuple[s
     # PyTorch on plain copies: its kernels crash on values that aren't aligned, refuse masks whose last dimension is
     # broadcast, answer NaN to a scale below 0 and in rows without keys, and write out of bounds (flash, split keys),
     # which the sanitizer would report (torch 2.11, flash_fwd_splitkv_combine_kernel)
-    with sdpa_kernel(SDPBackend.MATH) if scale < 0 or mask is not None or kernels_only else nullcontext():
-        plain = [t.clone(memory_format=torch.contiguous_format) for t in (q, k, v)]
-        theirs = F.scaled_dot_product_attention(
-            plain[0], plain[1], plain[2], None if mask is None else mask.to(dtype), scale=scale
-        )
-    apart = (theirs.double() - right).nan_to_num(0.0, 0.0, 0.0).abs().max()
+    plain = [t.clone(memory_format=torch.contiguous_format) for t in (q, k, v)]
+    added = None if mask is None else mask.to(dtype).expand(b, h, nq, nk).contiguous()
+    seen = torch.ones((), dtype=torch.bool, device=device) if mask is None else ~mask.isneginf().all(-1, keepdim=True)
+    apart = 0.0
+    # with a mask the worse of plain arithmetic and what it takes by itself
+    for fused in (False,) if scale < 0 or kernels_only else (True,) if mask is None else (False, True):
+        with nullcontext() if fused else sdpa_kernel(SDPBackend.MATH):
+            theirs = F.scaled_dot_product_attention(plain[0], plain[1], plain[2], added, scale=scale)
+        wrong_by = (theirs.double() - right).masked_fill(~seen, 0).nan_to_num(0.0, 0.0, 0.0)
+        apart = max(apart, float(wrong_by.abs().max()))
     rounding = 1e-13 if dtype == torch.float64 else torch.finfo(dtype).eps
-    bound = 1.5 * float(apart) + rounding * float(right.abs().max())
+    bound = 1.5 * apart + rounding * float(right.abs().max())
     if not kernels_only:
         budget = rng.choice((None, None, 2_000_000, 600_000))
         path = explain(q, k, v, scale=scale, **kwargs, budget_bytes=budget).path

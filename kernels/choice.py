@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .call import Call, checked_call
+from .memory import DEVICES, keep, look, recall
 from .neighbourhood import Window
 from .paths import Path, paths
 
@@ -79,10 +80,18 @@ def attention(
     >>> attention(q, q, q, window=((8, 8), (1, 2)), wrap="xy").shape
     torch.Size([1, 8, 64, 40])
     """
+    seen = None
+    if mask is None and window is None and wrap is None and isinstance(q, Tensor) and q.device.type in DEVICES:
+        seen = look(q, k, v, is_causal, scale, budget_bytes)
+        known = None if seen is None else recall(seen)
+        if known is not None:
+            return known[0].run(Call(q, k, v, None, is_causal, known[1], None, budget_bytes))
     call = checked_call(
         q, k, v, mask=mask, is_causal=is_causal, scale=scale, window=window, wrap=wrap, budget_bytes=budget_bytes
     )
     path, _ = choose(call)
+    if seen is not None:
+        keep(seen, path, call)
     return path.run(call)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .call import Call
+from .rows import to_copy
 
 WORTHWHILE = 4096 * 4096
 """Pairs of a query and a key, over all heads, from which heads of 512 were measured (H200, 2026-11-23); below,
@@ -50,7 +51,7 @@ class HopperPath(_OwnKernel):
     def run(self, call: Call) -> Tensor:
         from .gpu import hopper
 
-        return hopper.forward(call.q, call.k, call.v, scale=call.scale, splits=self._splits(call))[0]
+        return hopper.run(call.q, call.k, call.v, scale=call.scale, splits=self._splits(call))[0]
 
     def _splits(self, call: Call) -> int:
         from .gpu import hopper
@@ -75,7 +76,8 @@ class TritonPath(_OwnKernel):
         from .gpu import split_d, tiles
 
         shape = tiles.Shape(batch * heads, queries, keys, HEAD, call.is_causal)
-        return _split_bytes(call, tiles.pick(split_d.arch_of(call.q.device), _processors(call), shape).splits)
+        copies = sum(t.numel() * t.itemsize for t in (call.q, call.k, call.v) if to_copy(t))
+        return copies + _split_bytes(call, tiles.pick(split_d.arch_of(call.q.device), _processors(call), shape).splits)
 
     def run(self, call: Call) -> Tensor:
         from .gpu import split_d
@@ -154,7 +156,12 @@ def _split_bytes(call: Call, splits: int) -> int:
 
 
 def _processors(call: Call) -> int:
-    return torch.cuda.get_device_properties(call.q.device).multi_processor_count
+    return _processors_of(call.q.device.index or 0)
+
+
+@functools.cache
+def _processors_of(device: int) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def without_triton(device: torch.device) -> str | None:

@@ -7,6 +7,8 @@ it enters through one D x Dv state.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -69,8 +71,8 @@ def linear_attention(
     if _fused(q, k, v, rates) and not (normalize and _needs_grad(q, k, v)):
         from .gpu import linear as fused
 
-        run = fused.normalized if normalize else fused.linear_attention
-        return run(q, k, v, causal=causal, decay=None if rates is None else rates.exp().float())
+        rate = None if rates is None else _on_device(rates, decay, q.device)
+        return (fused.divided if normalize else fused.summed)(q, k, v, rate, causal=causal)
     if not normalize:
         return _apply(q, k, v, rates, direction).to(q.dtype)
     # a column of ones among the values becomes the sum of the weights
@@ -111,6 +113,10 @@ def _log_decay(decay: float | Tensor | None, q: Tensor, causal: bool) -> Tensor 
         return None
     if not causal:
         raise ValueError(f"Expected decay only with causal=True, but got decay={decay!r} and causal=False.")
+    if isinstance(decay, (int, float)):
+        if not 0 < decay <= 1:
+            raise ValueError(f"Expected decay in (0, 1], but got {decay}.")
+        return torch.full((), math.log(decay), dtype=torch.float64, device="cpu").expand(q.shape[1])
     if isinstance(decay, Tensor) and decay.requires_grad:
         raise ValueError("Expected a decay without gradient, but got one that requires it.")
     decay = decay.cpu() if isinstance(decay, Tensor) else decay  # some devices have no float64
@@ -122,6 +128,18 @@ def _log_decay(decay: float | Tensor | None, q: Tensor, causal: bool) -> Tensor 
     if not bool(((rates > 0) & (rates <= 1)).all()):
         raise ValueError(f"Expected decay in (0, 1], but got {rates.tolist()}.")
     return rates.log().expand(q.shape[1])
+
+
+def _on_device(rates: Tensor, decay: float | Tensor | None, device: torch.device) -> Tensor:
+    """(H,) float32 logarithms to base 2. Those of numbers are kept, as a copy makes the host wait for the GPU."""
+    if isinstance(decay, (int, float)) and not torch.is_inference_mode_enabled():
+        return _of_number(float(decay), len(rates), device)
+    return (rates / math.log(2)).to(device=device, dtype=torch.float32).contiguous()
+
+
+@functools.lru_cache(maxsize=64)
+def _of_number(decay: float, heads: int, device: torch.device) -> Tensor:
+    return torch.full((heads,), math.log2(decay), dtype=torch.float32, device=device)
 
 
 def _needs_grad(*tensors: Tensor) -> bool:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .call import Call
+from .rows import in_plain_order, misaligned, to_copy
 
 BACKENDS = {1: "flash", 2: "memory-efficient", 3: "cuDNN"}
 """What `torch._fused_sdp_choice` answers (`SDPBackend`), less the one that builds all scores."""
@@ -52,9 +53,9 @@ class SdpaPath:
         tensors, mask = (call.q, call.k, call.v), call.mask
         if any(_to_copy(t) for t in tensors):  # asked about a corner of what `run` will hand over
             tensors = (
-                _copied(call.q[:1, :1, :16]),
-                _copied(call.k[:1, :1, :16]),
-                _copied(call.v[:1, :1, :16]),
+                in_plain_order(call.q[:1, :1, :16]),
+                in_plain_order(call.k[:1, :1, :16]),
+                in_plain_order(call.v[:1, :1, :16]),
             )
             mask = None if mask is None else mask[:1, :1, :16, :16]
         q, k, v = tensors
@@ -83,22 +84,11 @@ class SdpaPath:
         return None
 
     def run(self, call: Call) -> Tensor:
-        q, k, v = (_copied(t) if _to_copy(t) else t for t in (call.q, call.k, call.v))
-        return F.scaled_dot_product_attention(q, k, v, call.mask, is_causal=call.is_causal, scale=call.scale)
-
-
-def misaligned(tensor: Tensor) -> bool:
-    """Whether a row of a 4-dimensional tensor starts off a multiple of 16 bytes, or isn't one run of memory.
-
-    PyTorch's kernels for GPUs read 16 bytes at a time and look at some of this alone: they answered values two bytes on
-    with wrong results or a misaligned address (torch 2.11, H100, 2026-11-23).
-
-    >>> x = torch.zeros(1, 2, 3, 9)[..., 1:]
-    >>> misaligned(x), misaligned(x.contiguous())
-    (True, False)
-    """
-    rows = any(step * tensor.element_size() % 16 for step in tensor.stride()[:3])
-    return tensor.stride(3) != 1 or rows or tensor.data_ptr() % 16 != 0
+        q, k, v = (in_plain_order(t) if _to_copy(t) else t for t in (call.q, call.k, call.v))
+        out = F.scaled_dot_product_attention(q, k, v, call.mask, is_causal=call.is_causal, scale=call.scale)
+        if call.mask is None or not out.is_cuda:
+            return out
+        return out.masked_fill(_blind(call.mask), 0)
 
 
 def _readable(mask: Tensor, keys: int) -> bool:
@@ -108,17 +98,22 @@ def _readable(mask: Tensor, keys: int) -> bool:
     return mask.dtype == torch.bool or (mask.stride(3) == 1 and (keys % 16 != 0 or not misaligned(mask)))
 
 
+def _blind(mask: Tensor) -> Tensor:
+    """(B, H, Nq, 1) bool: rows of a mask that let no key in.
+
+    PyTorch's kernels for GPUs answer those with zeros, NaN or the mean of all values, each as it likes.
+    """
+    if mask.dtype == torch.bool:
+        return ~mask.any(-1, keepdim=True)
+    return mask.amax(-1, keepdim=True) == -torch.inf
+
+
 def _to_copy(tensor: Tensor) -> bool:
     """Whether a fused kernel can't read it as it lies: on a GPU misaligned (PyTorch itself pads head sizes that aren't
     whole multiples of 16 bytes), on the CPU in rows that aren't one run of memory."""
-    if tensor.is_cuda and tensor.shape[3] * tensor.element_size() % 16 == 0:
-        return misaligned(tensor)
+    if tensor.is_cuda:
+        return to_copy(tensor)
     return tensor.stride(3) != 1
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """In plain order; `contiguous` would keep odd strides of dimensions of size 1."""
-    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def kernel_bytes(call: Call, heads: int, queries: int, keys: int, device: torch.device | None = None) -> int:

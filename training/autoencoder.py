@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from materials.material import MISSING
+from materials.procedural import FAMILIES
 from training.loop import Average, Loop, say
 from training.models import AutoencoderTiny, new_autoencoder, placed
 from training.views import Mixture, RealTextures
 
 WEIGHTS = {"basecolor": 1.0, "chroma": 1.0, "tone": 1.0, "normal": 1.5, "height": 2.0, "gradient": 2.0, "scalars": 1.5}
+WEIGHTS["moved"] = 0.3
+"""Of each loss. "moved": how far latents are from those of the autoencoder gone on from, with --same-latents."""
 
 
 def reconstruction(fake: Tensor, real: Tensor, known: Tensor) -> dict[str, Tensor]:
@@ -51,7 +55,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed + loop.rank)
     torch.backends.cudnn.benchmark = True
     model = new_autoencoder(args.width)
-    earlier: Path | None = args.decoder_only or args.encoder_only
+    earlier: Path | None = args.decoder_only or args.encoder_only or args.same_latents
     if earlier:
         model = AutoencoderTiny.from_pretrained(earlier).float()
     elif args.resume:
@@ -62,6 +66,7 @@ def train(args: argparse.Namespace) -> None:
     # them, and plain convolutions take half the time of padded copies. Every texel is exact on a torus by construction.
     placed(model, device)
     loop.synchronise(model)
+    former = copy.deepcopy(model.encoder).requires_grad_(False) if args.same_latents else None
     average = Average(model, 0.999)
     perceptual: nn.Module | None = None
     if args.lite0:
@@ -70,9 +75,10 @@ def train(args: argparse.Namespace) -> None:
         perceptual = placed(Perceptual(args.lite0), device)
     real = RealTextures(args.packs, "train", device, limit=args.limit)
     say(f"{len(real)} real textures in {loop.elapsed:.0f} s")
-    mixture = Mixture(real, device, batch=args.batch, size=args.size, seed=args.seed * 1000 + loop.rank, pool=args.pool)
+    options = {"batch": args.batch, "size": args.size, "pool": args.pool, "favour": dict(args.favour)}
+    mixture = Mixture(real, device, seed=args.seed * 1000 + loop.rank, **options)
     if args.compile:
-        for module in model.modules():
+        for module in (*model.modules(), *(former.modules() if former is not None else ())):
             if type(module).__name__ == "AutoencoderTinyBlock":
                 module.compile(dynamic=False)
         torch._dynamo.config.cache_size_limit = 256
@@ -92,12 +98,22 @@ def train(args: argparse.Namespace) -> None:
         batch = mixture.draw()
         x = batch.maps.to(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
-            z = model.encoder(batch.given.to(memory_format=torch.channels_last)).float()
+            given = batch.given.to(memory_format=torch.channels_last)
+            z, moved = model.encoder(given).float(), None
+            if former is not None:
+                with torch.no_grad():
+                    before = former(given).float()
+                moved = F.mse_loss(z, before)
+                # Every second sample is decoded from the latents that it had, which are those that a U-Net makes.
+                kept = (torch.arange(len(z), device=device) + loop.step) % 2 == 0
+                z = torch.where(kept[:, None, None, None], before, z)
             noisy = z + torch.randn_like(z) * (torch.rand(len(z), 1, 1, 1, device=device) * args.noise)
             fake = model.decoder(noisy).float()
             # What the encoder was shown it can give back; what it has to guess it can't, and would drown that out.
             weight = batch.known * (1 + 2 * (batch.given[:, :, 0, 0] != MISSING))
             losses = reconstruction(fake, x, weight)
+            if moved is not None:
+                losses["moved"] = moved
             if perceptual is not None:
                 losses["perceptual"] = perceptual(fake[:, :3].clamp(-1.2, 1.2), x[:, :3])
         # Latents of a shrunk material should be the shrunk latents (scale equivariance: Kouzelis et al. 2025, EQ-VAE):
@@ -149,6 +165,14 @@ def finish(model: nn.Module, mixture: Mixture, out: Path, earlier: Path | None) 
     plain.half().save_pretrained(out / "vae")
 
 
+def favoured(text: str) -> tuple[str, float]:
+    """A procedural family and how often it is drawn out of `leather=4`."""
+    name, _, value = text.partition("=")
+    if name not in FAMILIES:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(sorted(FAMILIES))}, but got {name!r}")
+    return name, float(value)
+
+
 def weight(text: str) -> tuple[str, float]:
     """A loss and its weight out of `height=4`."""
     name, _, value = text.partition("=")
@@ -166,6 +190,9 @@ def main() -> None:
     half = parser.add_mutually_exclusive_group()
     half.add_argument("--decoder-only", type=Path, metavar="VAE", help="vae folder to go on from, its encoder frozen")
     half.add_argument("--encoder-only", type=Path, metavar="VAE", help="vae folder to go on from, its decoder frozen")
+    half.add_argument(
+        "--same-latents", type=Path, metavar="VAE", help="vae folder to go on from, both halves; its latents stay good"
+    )
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--batch", type=int, default=32)
@@ -180,6 +207,9 @@ def main() -> None:
     parser.add_argument("--perceptual", type=float, default=0.12)
     parser.add_argument(
         "--weight", type=weight, action="append", default=[], metavar="LOSS=VALUE", help=f"out of {', '.join(WEIGHTS)}"
+    )
+    parser.add_argument(
+        "--favour", type=favoured, action="append", default=[], metavar="FAMILY=TIMES", help="draw it more often"
     )
     parser.add_argument("--limit", type=int, help="use only so many real textures (for a smoke test)")
     parser.add_argument("--seed", type=int, default=1)

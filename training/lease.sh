@@ -6,8 +6,9 @@
 #                           uses the staged vae/)
 #   kernels                 check and time `kernels` in the background: what needs no quiet GPU at once, the rest once
 #                           training is done (run/done); copy benchmarks, tests and pyproject.toml to $STAGE/code first
+#   bench NAME ARGUMENTS...   `python -m benchmarks.NAME` in the background (code copied as for kernels)
 #   join NAME               put staged pieces NAME.00, NAME.01, … together as NAME
-#   watch SECONDS           wait, print the logs' ends, copy logs, the sample sheet and the autoencoder to $OUT
+#   watch SECONDS           wait, print the logs' ends, copy logs (one archive), the sample sheet and the autoencoder to $OUT
 #   pieces FILE FIRST LAST  copy that range of a result's 15 MiB pieces to $OUT
 #   cache                   pack inductor's compiled kernels into $OUT, for the next lease
 # README.md beside this says in which order.
@@ -28,6 +29,7 @@ stage)
     ;;
 train)
     gpus=$(nvidia-smi -L | wc -l)
+    rm -f "$STAGE/run/done"
     cat > "$STAGE/chain.sh" <<CHAIN
 set -e
 cd $STAGE/code
@@ -68,15 +70,14 @@ CHAIN
     ;;
 watch)
     for _ in $(seq "$1"); do
-        [ -e "$STAGE/run/done" ] && break
-        pgrep -f chain.sh > /dev/null || break
+        pgrep -f "$STAGE/(chain|kernels).sh|-m benchmarks" > /dev/null || break
         sleep 1
     done
-    for log in chain warm tile up ae unet; do
+    for log in chain warm tile up ae unet k_clean k_fuzz0 k_pytest k_sanitizer k_attention k_tiles bench; do
         [ -f "$STAGE/run/$log.log" ] && echo "== $log" && tail -n "${LINES_OF_LOG:-12}" "$STAGE/run/$log.log" | cut -c1-600
     done
     nvidia-smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader
-    cp "$STAGE"/run/*.jsonl "$OUT/" 2> /dev/null || true
+    (cd "$STAGE/run" && tar -czf "$OUT/logs.tgz" *.jsonl *.json *.log 2> /dev/null) || true
     cp "$STAGE/run/sheet.jpg" "$STAGE/run/tileability.safetensors" "$OUT/" 2> /dev/null || true
     cp "$STAGE/run/upscaler.safetensors" "$OUT/" 2> /dev/null || true
     mkdir -p "$OUT/vae" && cp "$STAGE"/run/vae/* "$OUT/vae/" 2> /dev/null || true
@@ -84,6 +85,7 @@ watch)
 kernels)
     cat > "$STAGE/kernels.sh" <<'KERNELS'
 cd "$STAGE/code"; R=$STAGE/run
+export OMP_NUM_THREADS=3
 python3 -m benchmarks.attention_tiles --minutes 0 --clean "$R/clean.json" > "$R/k_clean.log" 2>&1
 for i in 0 1 2 3; do
     python3 -m benchmarks.attention_fuzz --first $((i * 500)) --calls 500 --minutes 5 > "$R/k_fuzz$i.log" 2>&1 &
@@ -95,6 +97,7 @@ PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 240 compute-sanitizer --error-exitcode 
     python3 -m benchmarks.attention_fuzz --calls 60 --kernels --minutes 3 > "$R/k_sanitizer.log" 2>&1
 echo "compute-sanitizer: $?" >> "$R/k_sanitizer.log"
 while pgrep -f chain.sh > /dev/null; do sleep 1; done
+unset OMP_NUM_THREADS
 python3 -m benchmarks.attention --device cuda --json "$R/k_attention.json" > "$R/k_attention.log" 2>&1
 python3 -m benchmarks.attention_tiles --clean "$R/clean.json" --minutes 4 --fit --json "$R/k_tiles.json" > "$R/k_tiles.log" 2>&1
 cp kernels/gpu/tiles.json "$R/" 2> /dev/null
@@ -102,6 +105,10 @@ touch "$R/kernels_done"
 KERNELS
     export STAGE
     setsid nohup bash "$STAGE/kernels.sh" > "$STAGE/run/kernels.log" 2>&1 &
+    ;;
+bench)
+    cd "$STAGE/code"; name=$1; shift
+    setsid nohup python3 -m "benchmarks.$name" --json "$STAGE/run/$name.json" "$@" > "$STAGE/run/bench.log" 2>&1 &
     ;;
 join)
     cat "$STAGE/$1".[0-9][0-9] > "$STAGE/$1"

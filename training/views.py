@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -150,10 +151,20 @@ class RealTextures:
 
 
 def procedural_views(
-    rng: random.Random, count: int, height: int, width: int, device: torch.device, crop: float = 0.0
+    rng: random.Random,
+    count: int,
+    height: int,
+    width: int,
+    device: torch.device,
+    crop: float = 0.0,
+    favour: Mapping[str, float] | None = None,
 ) -> list[View]:
-    """`count` views of one random family: whole tiles, or with probability `crop` parts of larger ones (scale > 0)."""
-    family = rng.choice(sorted(FAMILIES))
+    """`count` views of one random family: whole tiles, or with probability `crop` parts of larger ones (scale > 0).
+
+    A family is drawn as often as any other, or `favour` times as often.
+    """
+    families = sorted(FAMILIES)
+    family = rng.choices(families, [(favour or {}).get(name, 1.0) for name in families])[0]
     seeds = [rng.randrange(2**40) for _ in range(count)]
     whole = rng.random() >= crop
     size = (height, width) if whole else (max(height, 512), max(width, 512))
@@ -174,9 +185,18 @@ class Mixture:
     """Batches for the autoencoder: half real, half procedural, from two pools that are refreshed as training goes."""
 
     def __init__(
-        self, real: RealTextures, device: torch.device, *, batch: int, size: int, seed: int, pool: int = 768
+        self,
+        real: RealTextures,
+        device: torch.device,
+        *,
+        batch: int,
+        size: int,
+        seed: int,
+        pool: int = 768,
+        favour: Mapping[str, float] | None = None,
     ) -> None:
         self.real, self.device, self.batch, self.size, self.capacity = real, device, batch, size, pool
+        self.favour = favour
         self.rng = random.Random(seed)
         self.textures: list[View] = []
         self.materials: list[View] = []
@@ -190,7 +210,7 @@ class Mixture:
         self.textures = self._add(self.textures, fresh)
 
     def _draw_procedural(self, count: int) -> None:
-        fresh = procedural_views(self.rng, count, self.size, self.size, self.device, crop=0.3)
+        fresh = procedural_views(self.rng, count, self.size, self.size, self.device, crop=0.3, favour=self.favour)
         self.materials = self._add(self.materials, fresh)
 
     def fill(self) -> None:

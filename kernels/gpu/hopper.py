@@ -73,6 +73,13 @@ def forward(
         raise ValueError(f"Expected a cluster of 1 or 2 blocks, but got {cluster}.")
     if not math.isfinite(scale):
         raise ValueError(f"Expected a finite scale, but got {scale}.")
+    return run(q, k, v, scale=scale, splits=splits, cluster=cluster)
+
+
+def run(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, splits: int | None = None, cluster: int = 2
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`forward` for arguments that are known to be right."""
     if scale <= 0:  # the maximum is taken before the scale is applied
         q, scale = (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
     batch, heads, n_queries, _ = q.shape

@@ -18,6 +18,7 @@ from kernels.gpu import tiles
 from kernels.gpu.config import LinearConfig, power_of_two
 from kernels.gpu.linear_kernels import apply_kernel, causal_kernel, scan_kernel, state_kernel
 from kernels.gpu.split_d import arch_of, launch
+from kernels.rows import aligned
 
 _FIRST_SEGMENTS = 4  # programs for each processor before segments are cut: enough to hide each other's waits
 
@@ -32,9 +33,17 @@ def linear_attention(
     TypeError for inputs that do not fit together.
     """
     check(q, k, v, decay)
-    if decay is None and not causal:
+    return summed(q, k, v, None if decay is None else _rates(q, decay), causal=causal)
+
+
+def summed(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor | None, *, causal: bool
+) -> torch.Tensor:
+    """`linear_attention` of arguments that are known to be right; `rate` (H,) float32 on their device is log2 of the
+    decay."""
+    if rate is None and not causal:
         return _Bidirectional.apply(q, k, v)  # pyright: ignore[reportReturnType]  # torch types apply as Any or None
-    rate = _rates(q, decay)
+    rate = _rates(q, None) if rate is None else rate
     out: torch.Tensor = _Causal.apply(q, k, v, rate, False, False)  # pyright: ignore[reportAssignmentType]  # as above
     if not causal:
         out = out + _Causal.apply(q, k, v, rate, True, True)  # pyright: ignore[reportOperatorIssue]  # as above
@@ -49,10 +58,17 @@ def normalized(
     `decay` only where `causal`. Not differentiable. Raises as `linear_attention` does.
     """
     check(q, k, v, decay)
-    if causal:
-        return _scan(q, k, v, _rates(q, decay), False, False, normalize=True)
-    if decay is not None:
+    if decay is not None and not causal:
         raise ValueError("Expected decay only with causal=True, but got a decay and causal=False.")
+    return divided(q, k, v, None if decay is None else _rates(q, decay), causal=causal)
+
+
+def divided(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor | None, *, causal: bool
+) -> torch.Tensor:
+    """`normalized` of arguments that are known to be right; `rate` as in `summed`."""
+    if causal:
+        return _scan(q, k, v, _rates(q, None) if rate is None else rate, False, False, normalize=True)
     state, total = _total(k, v, normalize=True)
     return _apply(q, state, v.dtype, total)
 
@@ -158,6 +174,7 @@ def _states(
     k: torch.Tensor, v: torch.Tensor, rate: torch.Tensor, segment: int, reverse: bool, normalize: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(B H, segments, D, E) and, where `normalize`, (B H, segments, D): what each segment alone adds."""
+    k, v = aligned(k), aligned(v)
     batch, heads, n, d = k.shape
     e = v.shape[3]
     config, width_d, width_e = _tiles(k, v)
@@ -191,6 +208,7 @@ def _scan(
     strict: bool,
     normalize: bool = False,
 ) -> torch.Tensor:
+    q, k, v = aligned(q), aligned(k), aligned(v)
     batch, heads, n, d = q.shape
     e = v.shape[3]
     config, width_d, width_e = _tiles(k, v)
@@ -226,6 +244,7 @@ def _apply(
     q: torch.Tensor, state: torch.Tensor, dtype: torch.dtype, total: torch.Tensor | None = None
 ) -> torch.Tensor:
     """q state, (B, H, N, E); over q total where there is one."""
+    q = aligned(q)
     batch, heads, n, d = q.shape
     e = state.shape[2]
     out = torch.empty((batch, heads, n, e), dtype=dtype, device=q.device)

@@ -16,6 +16,7 @@ import triton
 from kernels.gpu.backward_kernels import delta_kernel, key_value_kernel, query_kernel
 from kernels.gpu.config import HEAD_SIZES, BackwardConfig, Config, head_parts
 from kernels.gpu.forward_kernels import descriptor_kernel, forward_kernel, merge_kernel
+from kernels.rows import aligned
 
 
 def forward(
@@ -35,6 +36,7 @@ def forward(
     """
     check(q, k, v)
     q, scale = _positive_scale(q, scale)
+    q, k, v = aligned(q), aligned(k), aligned(v)
     batch, heads, n_queries, d = q.shape
     n_keys = k.shape[2]
     if config is None:
@@ -124,7 +126,7 @@ def backward(
     main, tail = head_parts(d)
     dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
     delta = torch.empty((batch, heads, n_queries), dtype=torch.float32, device=q.device)
-    grad, lse = grad.to(q.dtype), lse.contiguous()
+    q, k, v, grad, lse = aligned(q), aligned(k), aligned(v), aligned(grad.to(q.dtype)), lse.contiguous()
     strides = (*q.stride(), *k.stride(), *v.stride(), *grad.stride(), heads, n_queries, n_keys, scale)
 
     def meta(tiles: Config) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from kernels.gpu import nvrtc
+from kernels.rows import aligned
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def forward(
         q, scale = (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
     batch, heads, n_queries, d = q.shape
     plan = PLANS[d]
-    q, k, v = (_readable(t) for t in (q, k, v))
+    q, k, v = (aligned(t) for t in (q, k, v))
     out = torch.empty((batch, heads, n_queries, d), dtype=q.dtype, device=q.device)
     lse = torch.empty((batch, heads, n_queries), dtype=torch.float32, device=q.device)
     blocks_m = -(-n_queries // plan.block_m)
@@ -145,12 +146,6 @@ def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> N
         raise ValueError(f"Expected one CUDA device, but got {q.device}, {k.device} and {v.device}.")
     if not math.isfinite(scale):
         raise ValueError(f"Expected a finite scale, but got {scale}.")
-
-
-def _readable(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself where 16-byte loads along D can read it, else a contiguous copy."""
-    aligned = tensor.data_ptr() % 16 == 0 and all(step % 8 == 0 for step in tensor.stride()[:3])
-    return tensor if tensor.stride(3) == 1 and aligned else tensor.contiguous()
 
 
 @functools.cache

@@ -109,8 +109,12 @@ def test_random_calls_on_a_gpu(first: int) -> None:
         }
         q, k, v = q.cuda(), k.cuda(), v.cuda()
         mask: Any = moved.get("mask")
-        with sdpa_kernel(SDPBackend.MATH) if kwargs["scale"] == -0.1 else nullcontext():
-            theirs = F.scaled_dot_product_attention(q, k, v, their_mask(q, mask), **without_mask(moved)).cpu()
+        # on plain copies, and with masks by plain arithmetic: its GPU kernels refuse or misread other layouts
+        with sdpa_kernel(SDPBackend.MATH) if kwargs["scale"] == -0.1 or mask is not None else nullcontext():
+            plain = [t.clone(memory_format=torch.contiguous_format) for t in (q, k, v)]
+            theirs = F.scaled_dot_product_attention(
+                plain[0], plain[1], plain[2], their_mask(q, mask), **without_mask(moved)
+            ).cpu()
         # where PyTorch leaves NaN in rows that see no key, ours are zero
         known = theirs.isfinite().all(-1, keepdim=True)
         apart = (theirs.double() - right).masked_fill(~known, 0).abs().max()

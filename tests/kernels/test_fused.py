@@ -46,3 +46,44 @@ def test_linear_attention_is_the_same_sum_on_both_devices(causal: bool, normaliz
     here = linear_attention(q, k, v, **kwargs)  # pyright: ignore[reportArgumentType] - a dict of mixed values
     there = linear_attention(*(t.cuda().bfloat16() for t in (q, k, v)), **kwargs)  # pyright: ignore[reportArgumentType] - as above
     assert float((there.cpu().float() - here).norm() / here.norm()) < 1e-2
+
+
+def odd(tensor: torch.Tensor, layout: str) -> torch.Tensor:
+    """The same values, laid out so that rows aren't runs of memory that start at multiples of 16 bytes."""
+    if layout == "columns":
+        return tensor.mT.contiguous().mT
+    if layout == "every other":
+        return tensor.repeat_interleave(2, -1)[..., ::2]
+    around = torch.zeros(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+    return around[1:].view(tensor.shape).copy_(tensor)
+
+
+@cuda
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("layout", ["columns", "every other", "two bytes on"])
+def test_odd_layouts_change_nothing(layout: str, which: int) -> None:
+    from kernels.gpu import split_d, turing
+
+    q, k, v = torch.randn(3, 2, 3, 185, 40, device="cuda", dtype=torch.float16)
+    given = [odd(t, layout) if i == which else t for i, t in enumerate((q, k, v))]
+    kernels = [split_d.forward, *([turing.forward] if turing.usable(0, 40) else [])]
+    for forward in kernels:
+        assert torch.equal(forward(*given, scale=0.1)[0], forward(q, k, v, scale=0.1)[0])
+    wide = torch.rand(2, 2, 3, 185, 128, device="cuda", dtype=torch.float16)
+    few = torch.rand(2, 3, 185, 16, device="cuda", dtype=torch.float16)
+    three = (*wide, few)
+    made = linear_attention(*(odd(t, layout) if i == which else t for i, t in enumerate(three)), causal=True)  # pyright: ignore[reportArgumentType] - three of them
+    assert torch.equal(made, linear_attention(*three, causal=True))
+
+
+@cuda
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_rows_that_see_no_key_are_zero(dtype: torch.dtype) -> None:
+    q = torch.randn(2, 2, 148, 80, device="cuda", dtype=dtype)
+    k, v = torch.randn(2, 2, 2, 77, 80, device="cuda", dtype=dtype)
+    seen = torch.rand(2, 1, 148, 77, device="cuda") < 0.5
+    seen[0, 0, 5] = False
+    for mask in (seen, torch.zeros(seen.shape, device="cuda", dtype=dtype).masked_fill(~seen, -torch.inf)):
+        made = attention(q, k, v, mask=mask)
+        assert not made[0, :, 5].any()
+        assert made.isfinite().all()
