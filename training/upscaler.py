@@ -30,7 +30,7 @@ from training.models import placed
 from training.perceptual import Perceptual, network_of
 
 JUDGE = "tf_efficientnet_lite0"
-SHARES = {"pixels": 1.0, "again": 1.0, "features": 4.0, "opponent": 0.25}
+SHARES = {"pixels": 1.0, "again": 1.0, "features": 2.0, "opponent": 0.5}
 """Length of each loss's gradient on the made pixels, in that of the pixels' loss."""
 
 
