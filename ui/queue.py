@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from asd.errors import OutputError, ZelligeError
+from ui.enlarging import in_one_step
 from ui.estimate import work
 from ui.job_store import Job, JobStore, State
 from ui.jobs import Pipeline, Progress, run_job
@@ -157,7 +158,8 @@ class JobQueue:
             self._tell(job)
 
         try:
-            run_job(job.request, self.store.folder(id), self._load(job.request.model), report)
+            pipeline = None if in_one_step(job.request) else self._load(job.request.model)
+            run_job(job.request, self.store.folder(id), pipeline, report)
             ticket.check()
         except KeyboardInterrupt as stopped:
             raise Stopped from stopped

@@ -11,6 +11,7 @@ from typing import Any
 
 from asd.errors import OutputError, ZelligeError
 from materials.atomic import refused, staged
+from ui.enlarging import in_one_step
 from ui.jobs import Pipeline, Progress, run_job
 from ui.manifest import Row
 from ui.results import Record, hash_files, is_whole, read_row, sync_folder, write_row
@@ -50,7 +51,8 @@ def make_row(
 
     Args:
         task: the row.
-        pipeline: called for the loaded model of the row, unless the row is there already; what it raises is raised.
+        pipeline: called for the loaded model of the row, unless the row is there already or needs none
+            (`ui.enlarging.in_one_step`); what it raises is raised.
         retries: how often a row that fails is tried again.
         attempt: the number of the first try, from 1; more where earlier ones ended with their process.
         progress: called after every denoising step.
@@ -60,7 +62,7 @@ def make_row(
     """
     started, last = time.perf_counter(), attempt + retries
     while (found := whole_record(task)) is None:
-        loaded = pipeline()
+        loaded = None if in_one_step(task.row.request) else pipeline()
         try:
             return _attempt(task, loaded, attempt, progress), True
         except _MadeMeanwhile:
@@ -90,7 +92,9 @@ class _MadeMeanwhile(Exception):  # noqa: N818 - no error
     """Another process was faster with the same row."""
 
 
-def _attempt(task: Task, pipeline: Pipeline, attempt: int, progress: Callable[[Progress], None] | None) -> Record:
+def _attempt(
+    task: Task, pipeline: Pipeline | None, attempt: int, progress: Callable[[Progress], None] | None
+) -> Record:
     started = time.perf_counter()
     with staged(task.folder) as stage:
         try:

@@ -20,9 +20,9 @@ from asd.texture_upscaler import load_file as load_network
 from tests import tiny
 from textile_metric import judge
 from textile_metric.network import TileNet
-from training import autoencoder, crops, diffusion, distill, publish, tileability, upscaler
+from training import autoencoder, crops, diffusion, distill, publish, tileability, tune, upscaler
 from training.bank import Bank
-from training.models import LATENT_CHANNELS, new_unet
+from training.models import LATENT_CHANNELS, new_autoencoder, new_unet
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,40 @@ def test_autoencoder(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert model.config["scaling_factor"] != 1.0 and model.config["latent_channels"] == LATENT_CHANNELS
     row = json.loads((tmp_path / "autoencoder.jsonl").read_text().splitlines()[0])
     assert row["step"] == 1 and row["basecolor"] > 0
+    options = {"packs": packs, "max_steps": 2, "batch": 4, "size": 64, "pool": 8, "favour": "brick=3"}
+    run(autoencoder.main, monkeypatch, "--no-compile", same_latents=tmp_path / "vae", out=tmp_path / "on", **options)
+    other = tiny.AutoencoderTiny.from_pretrained(tmp_path / "on" / "vae")
+    assert other.config["scaling_factor"] == model.config["scaling_factor"]  # the U-Net's latents are those
+    assert json.loads((tmp_path / "on" / "autoencoder.jsonl").read_text().splitlines()[0])["basecolor"] > 0
+
+
+def test_tuning_moves_the_end_of_the_encoder_and_one_row(
+    packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "FAMILIES", dict.fromkeys(("brick", "wood_grain", "concrete")))
+    monkeypatch.setattr(tune, "SIDE", 64)
+    monkeypatch.setattr(tune, "CROP", 32)
+    before = new_autoencoder(8)
+    before.save_pretrained(tmp_path / "vae")
+    options = {"packs": packs, "vae": tmp_path / "vae", "out": tmp_path, "minutes": 0.01, "materials": 1}
+    run(tune.main, monkeypatch, **options)
+    after = tiny.AutoencoderTiny.from_pretrained(tmp_path / "vae").state_dict()
+    moved = {name for name, value in before.state_dict().items() if not torch.allclose(value, after[name], atol=1e-3)}
+    assert moved
+    for name in moved:
+        part, _, number, *_ = name.split(".")
+        assert (part == "encoder" and int(number) >= tune.TAIL) or name.startswith("decoder.layers.21"), name
+    row, old = after["decoder.layers.21.weight"], before.state_dict()["decoder.layers.21.weight"]
+    assert torch.allclose(row[[0, 1, 2, 3, 4, 6, 7]], old[[0, 1, 2, 3, 4, 6, 7]], atol=1e-3)
+
+
+def test_the_height_that_is_solved_for_is_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "FAMILIES", dict.fromkeys(("brick", "wood_grain", "concrete")))
+    monkeypatch.setattr(tune, "SIDE", 64)
+    vae = new_autoencoder(8)
+    first, second = tune.solve_height(vae, 1, seed=1)
+    assert second < first
+    assert tune.solve_height(vae, 1, seed=1) == pytest.approx((second, second), rel=1e-2)
 
 
 def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from asd.errors import ZelligeError
 from ui import jobs
+from ui.enlarging import in_one_step
 from ui.jobs import JobInterrupted, Pipeline, Progress, run_job
 from ui.line import Line, Stopped, Ticket, unforeseen
 from ui.models import Models
@@ -71,8 +72,10 @@ def make_results(studio: Studio, request: Request, ticket: Ticket) -> list[dict[
 
     Where the owner stops it, the samples that are whole are described, and `Stopped` is raised if there are none.
     """
-    ticket.report(0.0, "Loading the model")
-    pipeline = studio.models(None)
+    pipeline = None
+    if not in_one_step(request):
+        ticket.report(0.0, "Loading the model")
+        pipeline = studio.models(None)
     out = studio.new_folder(request)
     ticket.report(0.0, FIRST[request.kind])
     ticket.begin()
