@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .call import Call, checked_call
-from .memory import DEVICES, keep, look, recall
+from .decisions import DEVICES, keep, look, recall
 from .neighbourhood import Window
 from .paths import Path, paths
 

@@ -72,6 +72,8 @@ class SdpaPath:
         total += 2 * spread if call.needs_grad else spread
         if call.needs_grad:
             total += sums * batch * heads * queries
+            if call.mask is not None and call.q.is_cuda:  # rows without keys are set to zero in a copy
+                total += batch * heads * queries * call.v.shape[3] * call.q.dtype.itemsize
             total += batch * heads * max(queries, keys) * size * call.q.dtype.itemsize  # one operand made contiguous
             if call.q.dtype != call.sum_dtype:
                 total += batch * heads * (queries + 2 * keys) * size * sums
@@ -88,7 +90,8 @@ class SdpaPath:
         out = F.scaled_dot_product_attention(q, k, v, call.mask, is_causal=call.is_causal, scale=call.scale)
         if call.mask is None or not out.is_cuda:
             return out
-        return out.masked_fill(_blind(call.mask), 0)
+        blind = _blind(call.mask)
+        return out.masked_fill(blind, 0) if out.requires_grad else out.masked_fill_(blind, 0)
 
 
 def _readable(mask: Tensor, keys: int) -> bool:

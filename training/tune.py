@@ -94,7 +94,11 @@ def solve_height(vae: Any, materials: int, seed: int, ridge: float = 1e-4) -> tu
             for _ in range(materials):
                 maps = sample(family, [rng.randrange(2**40)], (SIDE, SIDE)).network()
                 held: list[Tensor] = []
-                hook = last.register_forward_pre_hook(lambda _module, inputs, held=held: held.append(inputs[0]))
+
+                def hold(_module: nn.Module, inputs: tuple[Tensor, ...], held: list[Tensor] = held) -> None:
+                    held.append(inputs[0])
+
+                hook = last.register_forward_pre_hook(hold)
                 vae.decoder(vae.encoder(maps))
                 hook.remove()
                 places = torch.randperm(SIDE * SIDE, generator=draws)[: SIDE * SIDE // 3]

@@ -68,12 +68,12 @@ def test_odd_layouts_change_nothing(layout: str, which: int) -> None:
     given = [odd(t, layout) if i == which else t for i, t in enumerate((q, k, v))]
     kernels = [split_d.forward, *([turing.forward] if turing.usable(0, 40) else [])]
     for forward in kernels:
-        assert torch.equal(forward(*given, scale=0.1)[0], forward(q, k, v, scale=0.1)[0])
-    wide = torch.rand(2, 2, 3, 185, 128, device="cuda", dtype=torch.float16)
-    few = torch.rand(2, 3, 185, 16, device="cuda", dtype=torch.float16)
-    three = (*wide, few)
-    made = linear_attention(*(odd(t, layout) if i == which else t for i, t in enumerate(three)), causal=True)  # pyright: ignore[reportArgumentType] - three of them
-    assert torch.equal(made, linear_attention(*three, causal=True))
+        assert torch.equal(forward(given[0], given[1], given[2], scale=0.1)[0], forward(q, k, v, scale=0.1)[0])
+    a, b = torch.rand(2, 2, 3, 185, 128, device="cuda", dtype=torch.float16)
+    c = torch.rand(2, 3, 185, 16, device="cuda", dtype=torch.float16)
+    right = linear_attention(a, b, c, causal=True)
+    a, b, c = (odd(t, layout) if i == which else t for i, t in enumerate((a, b, c)))
+    assert torch.equal(linear_attention(a, b, c, causal=True), right)
 
 
 @cuda

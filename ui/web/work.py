@@ -88,7 +88,7 @@ def make_results(studio: Studio, request: Request, ticket: Ticket) -> list[dict[
         ticket.report(0.97 * each * (progress.sample + within), text[:1].upper() + text[1:])
 
     # other kinds take the pipeline apart, and their last step is their last chance to stop
-    given: Any = _Stoppable(pipeline, ticket) if request.kind == "material" else pipeline
+    given: Any = _Stoppable(pipeline, ticket) if pipeline is not None and request.kind == "material" else pipeline
     try:
         folders = [sample.folder for sample in run_job(request, out, given, show).samples]
     except JobInterrupted as stopped:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import attention, explain, memory
-from kernels.memory import look
+from kernels import attention, decisions, explain
+from kernels.decisions import look
 from tests.kernels.reference import exact
 from tests.kernels.test_attention import random_call
 
@@ -18,11 +18,11 @@ from tests.kernels.test_attention import random_call
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Decisions are kept on GPUs alone; here they are kept on the CPU."""
-    monkeypatch.setattr("kernels.memory.DEVICES", {"cpu"})
+    monkeypatch.setattr("kernels.decisions.DEVICES", {"cpu"})
     monkeypatch.setattr("kernels.choice.DEVICES", {"cpu"})
-    memory.forget()
+    decisions.forget()
     yield
-    memory.forget()
+    decisions.forget()
 
 
 def test_the_second_call_is_the_first() -> None:
@@ -30,10 +30,10 @@ def test_the_second_call_is_the_first() -> None:
     for seed in range(60):
         q, k, v, kwargs = random_call(seed)
         first = attention(q, k, v, **kwargs)
-        kept += len(memory._kept)
+        kept += len(decisions._kept)
         second = attention(q, k, v, **kwargs)
         assert torch.equal(first, second)
-        memory.forget()
+        decisions.forget()
     assert kept >= 15  # the others have a mask
 
 
@@ -41,7 +41,7 @@ def test_kept_decisions_take_other_values() -> None:
     for _ in range(3):
         q, k, v = torch.randn(3, 1, 2, 37, 24)
         assert float((attention(q, k, v, scale=0.3).double() - exact(q, k, v, scale=0.3)).abs().max()) < 1e-6
-    assert len(memory._kept) == 1
+    assert len(decisions._kept) == 1
 
 
 CHANGES: dict[str, Callable[[Tensor], tuple[Tensor, dict[str, Any]]]] = {
@@ -62,8 +62,8 @@ def test_what_looks_different_is_decided_anew(change: str) -> None:
     attention(q, q, q)
     other, kwargs = CHANGES[change](q)
     made = attention(other, other, other, **kwargs)
-    assert len(memory._kept) == 2
-    path = list(memory._kept.values())[1][0]
+    assert len(decisions._kept) == 2
+    path = list(decisions._kept.values())[1][0]
     assert path.name == explain(other, other, other, **kwargs).path
     plain, kwargs = other.detach(), {k: v for k, v in kwargs.items() if k != "budget_bytes"}
     right = exact(plain, plain, plain, **kwargs)
@@ -76,7 +76,7 @@ def test_a_switched_off_kernel_is_noticed() -> None:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         attention(q, q, q)
         assert explain(q, q, q).path == "tiled"
-    assert [path.name for path, _ in memory._kept.values()] == ["sdpa", "tiled"]
+    assert [path.name for path, _ in decisions._kept.values()] == ["sdpa", "tiled"]
 
 
 def test_what_is_not_plain_is_never_kept() -> None:
@@ -90,12 +90,12 @@ def test_what_is_not_plain_is_never_kept() -> None:
         assert look(q, q, q, False, None, None) is None
     with pytest.raises(ValueError, match="finite"):
         attention(q, q, q, scale=float("inf"))
-    assert not memory._kept
+    assert not decisions._kept
 
 
 def test_it_does_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernels.memory.MOST", 4)
+    monkeypatch.setattr("kernels.decisions.MOST", 4)
     for tokens in range(1, 11):
         q = torch.randn(1, 1, tokens, 8)
         attention(q, q, q)
-    assert 0 < len(memory._kept) <= 4
+    assert 0 < len(decisions._kept) <= 4
