@@ -32,16 +32,20 @@ TAIL = 12
 """The encoder's first layer after its last halving."""
 
 
-def crops(family: str, rng: random.Random, count: int) -> Tensor:
-    """(4 count, 8, 128, 128): four corners of materials of a family, each rolled at random first."""
-    maps = sample(family, [rng.randrange(2**40) for _ in range(count)], (SIDE, SIDE)).network()
-    maps = maps.roll((rng.randrange(SIDE), rng.randrange(SIDE)), (2, 3))
+def material(family: str, rng: random.Random) -> Tensor:
+    """(1, 8, 256, 256): maps of a new one."""
+    return sample(family, [rng.randrange(2**40)], (SIDE, SIDE)).network()
+
+
+def crops(family: str, rng: random.Random) -> Tensor:
+    """(4, 8, 128, 128): the corners of a material, which is rolled at random first."""
+    maps = material(family, rng).roll((rng.randrange(SIDE), rng.randrange(SIDE)), (2, 3))
     return torch.cat([maps[..., y : y + CROP, x : x + CROP] for y in (0, CROP) for x in (0, CROP)])
 
 
 def batch(real: RealTextures, families: list[str], rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
     """What the encoder is given, the truth, and (N, 8) where there is one: 12 procedural crops and 4 real ones."""
-    drawn = [crops(family, rng, 1) for family in rng.sample(families, 3)]
+    drawn = [crops(family, rng) for family in rng.sample(families, 3)]
     views = [real.draw(rng, CROP, CROP, whole=0.3) for _ in range(4)]
     maps = torch.cat([*drawn, torch.stack([view.maps for view in views])])
     known = torch.cat([torch.ones(12, 8), torch.stack([view.known for view in views])])
@@ -89,18 +93,17 @@ def solve_height(vae: Any, materials: int, seed: int, ridge: float = 1e-4) -> tu
     rng, size = random.Random(seed), last.in_channels * 9 + 1
     gram, right = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
     square, texels, draws = 0.0, 0, torch.Generator().manual_seed(seed)
+    held: list[Tensor] = []
+
+    def hold(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        held[:] = inputs
+
+    hook = last.register_forward_pre_hook(hold)
     with Seamless(vae, "xy"):
         for family in sorted(FAMILIES):
             for _ in range(materials):
-                maps = sample(family, [rng.randrange(2**40)], (SIDE, SIDE)).network()
-                held: list[Tensor] = []
-
-                def hold(_module: nn.Module, inputs: tuple[Tensor, ...], held: list[Tensor] = held) -> None:
-                    held.append(inputs[0])
-
-                hook = last.register_forward_pre_hook(hold)
+                maps = material(family, rng)
                 vae.decoder(vae.encoder(maps))
-                hook.remove()
                 places = torch.randperm(SIDE * SIDE, generator=draws)[: SIDE * SIDE // 3]
                 columns = F.unfold(F.pad(held[0], (1, 1, 1, 1), mode="circular"), 3)[0].T[places]
                 columns = torch.cat([columns, torch.ones(len(places), 1)], 1)
@@ -109,6 +112,7 @@ def solve_height(vae: Any, materials: int, seed: int, ridge: float = 1e-4) -> tu
                 right += (columns.T @ wanted).double()
                 square += float(wanted.double().square().sum())
                 texels += len(places)
+    hook.remove()
     before = torch.cat([last.weight[HEIGHT].flatten(), last.bias[HEIGHT, None]]).double()  # pyright: ignore[reportOptionalSubscript] - it has one
     # kept near where it was, in proportion to what each input does
     pull = ridge * gram.diagonal().mean() * torch.eye(size, dtype=torch.float64)

@@ -19,7 +19,6 @@ from tests.kernels.test_attention import random_call
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Decisions are kept on GPUs alone; here they are kept on the CPU."""
     monkeypatch.setattr("kernels.decisions.DEVICES", {"cpu"})
-    monkeypatch.setattr("kernels.choice.DEVICES", {"cpu"})
     decisions.forget()
     yield
     decisions.forget()

@@ -24,6 +24,9 @@ from training import autoencoder, crops, diffusion, distill, publish, tileabilit
 from training.bank import Bank
 from training.models import LATENT_CHANNELS, new_autoencoder, new_unet
 
+FEW = dict.fromkeys(("brick", "wood_grain", "concrete"))
+"""Families that are drawn fast."""
+
 
 @pytest.fixture(scope="module")
 def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,7 +36,7 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def few_families(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some are drawn in a hundredth of the time of others; `materials`' own tests see all of them."""
-    monkeypatch.setattr("training.views.FAMILIES", dict.fromkeys(("brick", "wood_grain", "concrete")))
+    monkeypatch.setattr("training.views.FAMILIES", FEW)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +78,7 @@ def test_autoencoder(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_tuning_moves_the_end_of_the_encoder_and_one_row(
     packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "FAMILIES", dict.fromkeys(("brick", "wood_grain", "concrete")))
+    monkeypatch.setattr(tune, "FAMILIES", FEW)
     monkeypatch.setattr(tune, "SIDE", 64)
     monkeypatch.setattr(tune, "CROP", 32)
     before = new_autoencoder(8)
@@ -93,7 +96,7 @@ def test_tuning_moves_the_end_of_the_encoder_and_one_row(
 
 
 def test_the_height_that_is_solved_for_is_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "FAMILIES", dict.fromkeys(("brick", "wood_grain", "concrete")))
+    monkeypatch.setattr(tune, "FAMILIES", FEW)
     monkeypatch.setattr(tune, "SIDE", 64)
     vae = new_autoencoder(8)
     first, second = tune.solve_height(vae, 1, seed=1)
