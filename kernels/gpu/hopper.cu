@@ -187,6 +187,25 @@ __device__ __forceinline__ void shared(u32 at, float (&rows)[2]) {
     asm volatile("ld.shared.f32 %0, [%2];\n ld.shared.f32 %1, [%2 + 32];" : "=f"(rows[0]), "=f"(rows[1]) : "r"(at) : "memory");
 }
 
+// four floats that other blocks wrote, past the cache of this processor
+__device__ __forceinline__ void read_shared_by_all(const float* at, float (&four)[4]) {
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(four[0]), "=f"(four[1]), "=f"(four[2]), "=f"(four[3]) : "l"(at) : "memory");
+}
+
+__device__ __forceinline__ float read_shared_by_all(const float* at) {
+    float out;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(out) : "l"(at) : "memory");
+    return out;
+}
+
+// counts up to `most` and then from 0 again; what was written before is seen by whoever counts later
+__device__ __forceinline__ u32 count_up(u32* counter, u32 most) {
+    u32 before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(most) : "memory");
+    return before;
+}
+
 __device__ __forceinline__ u32 cluster_rank() {
     u32 rank;
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -306,12 +325,55 @@ __device__ __forceinline__ void agree(float (&o)[128], Row& row, const float (&t
         }
 }
 
+#if PARTIAL
+// by the last of the blocks that share a block of queries: all splits' results by their log-sum-exp, always in the same
+// order, into `out` and `lse`. `parts` and `part_lse` are at the first split's, `step` rows before the next one's.
+__device__ __forceinline__ void merge(const float* parts, const float* part_lse, long long step, int splits, unsigned short* out,
+                                      float* lse, int rows, float* weights) {
+    const int thread = threadIdx.x - 128, lane = thread % 32;
+    if (thread < rows) {
+        float top = __int_as_float(0xff800000), total = 0;
+        for (int i = 0; i < splits; ++i) top = fmaxf(top, read_shared_by_all(part_lse + i * step + thread));
+        for (int i = 0; i < splits; ++i) {
+            const float weight = exp2_fast((read_shared_by_all(part_lse + i * step + thread) - top) * 1.4426950408889634f);
+            weights[i * BLOCK_M + thread] = weight;
+            total += weight;
+        }
+        for (int i = 0; i < splits; ++i) weights[i * BLOCK_M + thread] /= total;
+        lse[thread] = top + log2f(total) * 0.6931471805599453f;
+    }
+    meet();
+    for (int row = thread / 32; row < rows; row += 8) {
+        float sum[4][4] = {};
+#pragma unroll 2
+        for (int i = 0; i < splits; ++i) {
+            const float weight = weights[i * BLOCK_M + row];
+            const float* at = parts + (i * step + row) * D + lane * 4;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                float four[4];
+                read_shared_by_all(at + j * 128, four);
+#pragma unroll
+                for (int c = 0; c < 4; ++c) sum[j][c] += weight * four[c];
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            u32* to = (u32*)(out + (long long)row * D + j * 128 + lane * 4);
+            to[0] = pack(sum[j][0], sum[j][1]);
+            to[1] = pack(sum[j][2], sum[j][3]);
+        }
+    }
+}
+#endif
+
 // q_map: (64 columns, rows, 8 groups of columns, heads, batches) in boxes of (64, 64, 8); k_map in (64, 32, 1); v_map in
-// (64, 16, 2). out: contiguous (splits, batches, heads, n_queries, 512), float if PARTIAL; lse likewise, natural logarithm.
+// (64, 16, 2). out: contiguous (batches, heads, n_queries, 512); lse likewise, natural logarithm. If PARTIAL, parts and
+// part_lse are the same of each split, float, and counters (batches, heads, blocks_m) are 0, before and afterwards.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1) attention(
     const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap k_map, const __grid_constant__ TensorMap v_map,
-    void* __restrict__ out, float* __restrict__ lse, int heads, int n_queries, int n_keys, int blocks_m, int splits,
-    int tiles_per_split, float scale) {
+    unsigned short* __restrict__ out, float* __restrict__ lse, float* parts, float* part_lse, u32* counters, int heads,
+    int n_queries, int n_keys, int blocks_m, int splits, int tiles_per_split, float scale) {
     extern __shared__ __align__(1024) unsigned char storage[];
     const u32 memory = (u32)__cvta_generic_to_shared(storage);
     const int block_m = blockIdx.x % blocks_m, rest = blockIdx.x / blocks_m;  // blocks_m divides by CLUSTER: it shares the rest
@@ -418,18 +480,32 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384
             const float total = sums[line + r * 8] + sums[64 + line + r * 8];
             const float inverse = 1.0f / total;
             const long long place = ((long long)split * (gridDim.x / blocks_m / splits) + head) * n_queries + at;
-            if (group == 0 && thread % 4 == 0) lse[place] = (row.top[r] + log2f(total)) * 0.6931471805599453f;
+            if (group == 0 && thread % 4 == 0)
+                (PARTIAL ? part_lse : lse)[place] = (row.top[r] + log2f(total)) * 0.6931471805599453f;
 #pragma unroll
             for (int j = 0; j < 32; ++j) {
                 const long long to = place * D + group * 256 + j * 8 + thread % 4 * 2;
                 const float low = o[4 * j + 2 * r] * inverse, high = o[4 * j + 2 * r + 1] * inverse;
 #if PARTIAL
-                *(float2*)((float*)out + to) = make_float2(low, high);
+                *(float2*)(parts + to) = make_float2(low, high);
 #else
-                *(u32*)((unsigned short*)out + to) = pack(low, high);
+                *(u32*)(out + to) = pack(low, high);
 #endif
             }
         }
+#if PARTIAL
+        u32* counted = (u32*)(sums + 128);
+        meet();
+        if (threadIdx.x == 128) *counted = count_up(counters + head * blocks_m + block_m, splits - 1);
+        meet();
+        const int from = block_m * BLOCK_M;
+        if (*counted == splits - 1 && from < n_queries) {
+            const long long place = (long long)head * n_queries + from;
+            const long long step = (long long)(gridDim.x / blocks_m / splits) * n_queries;
+            merge(parts + place * D, part_lse + place, step, splits, out + place * D, lse + place,
+                  n_queries - from < BLOCK_M ? n_queries - from : BLOCK_M, (float*)(storage + K_AT));
+        }
+#endif
     }
     cluster_sync();  // neither block leaves while the other may still write to it or signal it
 }

@@ -92,26 +92,23 @@ def run(
     splits = -(-tiles // per_split)
     out = torch.empty((batch, heads, n_queries, D), dtype=q.dtype, device=q.device)
     lse = torch.empty((batch, heads, n_queries), dtype=torch.float32, device=q.device)
-    part, part_lse = out, lse
-    if splits > 1:
+    blocks_m = _blocks_m(n_queries)
+    written = [out, lse, lse, lse, lse]
+    if splits > 1:  # each split's result and log-sum-exp, and how many are done with a block of queries
         part = torch.empty((splits, batch, heads, n_queries, D), dtype=torch.float32, device=q.device)
         part_lse = torch.empty((splits, batch, heads, n_queries), dtype=torch.float32, device=q.device)
-    blocks_m = _blocks_m(n_queries)
+        written[2:] = part, part_lse, torch.zeros(batch * heads * blocks_m, dtype=torch.int32, device=q.device)
     with torch.cuda.device(q.device):
         function = _function(q.dtype == torch.bfloat16, splits > 1, cluster, torch.cuda.current_device())
         maps = [
             _tensor_map(t.data_ptr(), tuple(t.shape), t.stride(), t.dtype, box)
             for t, box in ((q, (64, 64, 8)), (k, (64, 32, 1)), (v, (64, 16, 2)))
         ]
-        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (part, part_lse)]
+        pointers = [ctypes.c_void_p(t.data_ptr()) for t in written]
         sizes = [ctypes.c_int(n) for n in (heads, n_queries, n_keys, blocks_m, splits, per_split)]
         arguments = [*maps, *pointers, *sizes, ctypes.c_float(scale * math.log2(math.e))]
         stream = torch.cuda.current_stream().cuda_stream
         function.launch(blocks_m * splits * batch * heads, THREADS, stream, arguments)
-        if splits > 1:
-            from kernels.gpu.split_d import merge
-
-            merge(part, part_lse, out, lse)
     return out, lse
 
 
