@@ -1,12 +1,12 @@
 """`kernels.attention` beside PyTorch's `scaled_dot_product_attention`: time, memory and error, both sides in one run.
 
-    python -m benchmarks.attention [--device cpu --threads 2 --repeats 5 --only VAE --json FILE]
-    python -m benchmarks.attention --device cuda [--repeats 5 --only VAE --json FILE]
+    python -m benchmarks.attention [--device cpu --threads 2 --repeats 6 --only VAE --json FILE]
+    python -m benchmarks.attention --device cuda [--repeats 6 --only VAE --json FILE]
 
-Times are medians of `--repeats` turns, the two sides taking turns; on a GPU short calls are queued until a turn takes
-20 ms. On the CPU each side's memory is the growth of peak RSS over one call in a fresh process of its own, and the math
-backend's is measured beside it; on a GPU it is what the allocator held beyond inputs and output. Errors are largest
-differences from float64 over 64 rows of queries.
+Times are medians of `--repeats` turns, the two sides taking turns, in the other order every second time; on a GPU short
+calls are queued until a turn takes 20 ms. On the CPU each side's memory is the growth of peak RSS over one call in a
+fresh process of its own, and the math backend's is measured beside it; on a GPU it is what the allocator held beyond
+inputs and output. Errors are largest differences from float64 over 64 rows of queries.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def seconds(functions: dict[str, Callable[[], object]], device: str, repeats: in
         turn(function, 1)
         calls[name] = 1 if device == "cpu" else max(1, round(LEAST / turn(function, 1)))
     taken: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
+    for i in range(repeats):  # there and back: whoever comes second finds a warmer chip
+        for name, function in list(functions.items())[:: -1 if i % 2 else 1]:
             taken[name].append(turn(function, calls[name]))
     return taken
 
@@ -355,7 +355,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="on the CPU")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--only", default="", help="rows whose name holds this; linear and streaming are rows too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     add_json(parser)

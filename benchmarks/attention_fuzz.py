@@ -5,20 +5,25 @@
 
 Shapes, strides, dtypes, masks, windows, scales and budgets are drawn from the call's number. A result is wrong if its
 largest error is above 1.5 times that of PyTorch's own attention on the same input plus one rounding of the largest
-output, or if it isn't finite. Every input lies between NaNs, so that a read outside shows in the result, and is
-compared with its copy afterwards. `--kernels` leaves the dispatcher out.
+output, or if it isn't finite. PyTorch's error is its largest with the keys, and the columns of q and k, in either
+order, which changes nothing but its roundings: one draw of them says too little where there are few outputs. Every
+input lies between NaNs, so that a read outside shows in the result, and is compared with its copy afterwards.
+`--kernels` leaves the dispatcher out. The host waits for every launch: a crash is told of the call that made it.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("CUDA_LAUNCH_BLOCKING", "1")  # before torch is imported
 
 import torch
 from torch import Tensor
@@ -98,6 +103,31 @@ def off(made: Tensor, right: Tensor) -> float:
     return float((made.double() - right).abs().max()) if made.numel() else 0.0
 
 
+def error_of_pytorch(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, right: Tensor, *, fused: bool = True
+) -> float:
+    """PyTorch's largest error over its plain arithmetic and, if `fused`, what it takes by itself; over both orders of
+    keys and of columns. `mask` is added to the scores; rows that see no key don't count.
+
+    It gets plain copies: its GPU kernels crash on values that aren't aligned, refuse masks whose last dimension is
+    broadcast, and answer NaN to a scale below 0.
+    """
+    b, h, nq, nk = *q.shape[:3], k.shape[2]
+    seen = torch.ones((), dtype=torch.bool, device=q.device) if mask is None else ~mask.isneginf().all(-1, keepdim=True)
+    added = None if mask is None else mask.to(q.dtype).expand(b, h, nq, nk)
+    most = 0.0
+    for takes_by_itself in (False, True) if fused and scale > 0 else (False,):
+        for turned in ((), (2,), (3,), (2, 3)):
+            parts = [q.flip([d for d in turned if d == 3]), k.flip(turned), v.flip([d for d in turned if d == 2])]
+            parts = [t.clone(memory_format=torch.contiguous_format) for t in parts]
+            order = None if added is None else (added.flip(3) if 2 in turned else added).contiguous()
+            with nullcontext() if takes_by_itself else sdpa_kernel(SDPBackend.MATH):
+                theirs = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], order, scale=scale)
+            wrong_by = (theirs.double() - right).masked_fill(~seen, 0).nan_to_num(0.0, 0.0, 0.0)
+            most = max(most, float(wrong_by.abs().max()))
+    return most
+
+
 def softmax_call(seed: int, device: str, kernels_only: bool) -> Iterator[tuple[str, float, float]]:
     """(what ran, its error, the bound) for one random call."""
     made = Inputs(seed, device)
@@ -136,19 +166,8 @@ def softmax_call(seed: int, device: str, kernels_only: bool) -> Iterator[tuple[s
         seen = visible(window[0], window[1], kwargs["wrap"].replace("none", ""), device)
         mask = torch.zeros(seen.shape, dtype=torch.float64, device=device).masked_fill(~seen, -torch.inf)
     right = exact(q, k, v, scale, mask)
-    # PyTorch on plain copies: its kernels crash on values that aren't aligned, refuse masks whose last dimension is
-    # broadcast, answer NaN to a scale below 0 and in rows without keys, and write out of bounds (flash, split keys),
-    # which the sanitizer would report (torch 2.11, flash_fwd_splitkv_combine_kernel)
-    plain = [t.clone(memory_format=torch.contiguous_format) for t in (q, k, v)]
-    added = None if mask is None else mask.to(dtype).expand(b, h, nq, nk).contiguous()
-    seen = torch.ones((), dtype=torch.bool, device=device) if mask is None else ~mask.isneginf().all(-1, keepdim=True)
-    apart = 0.0
-    # with a mask the worse of plain arithmetic and what it takes by itself
-    for fused in (False,) if scale < 0 or kernels_only else (True,) if mask is None else (False, True):
-        with nullcontext() if fused else sdpa_kernel(SDPBackend.MATH):
-            theirs = F.scaled_dot_product_attention(plain[0], plain[1], plain[2], added, scale=scale)
-        wrong_by = (theirs.double() - right).masked_fill(~seen, 0).nan_to_num(0.0, 0.0, 0.0)
-        apart = max(apart, float(wrong_by.abs().max()))
+    # its flash kernel for split keys writes out of bounds, which the sanitizer would report (torch 2.11)
+    apart = error_of_pytorch(q, k, v, mask, scale, right, fused=not kernels_only)
     rounding = 1e-13 if dtype == torch.float64 else torch.finfo(dtype).eps
     bound = 1.5 * apart + rounding * float(right.abs().max())
     if not kernels_only:

@@ -2,11 +2,13 @@
 and reports the regret on shapes it never saw, beside one fixed tile.
 
     python -m benchmarks.attention_tiles [--minutes 8] [--fit] [--clean FILE] [--json FILE]     on a GPU
+    python -m benchmarks.attention_tiles --times FILE [--fit]        anywhere, with the times that --json kept
     python -m benchmarks.attention_tiles --dry                                   the plan alone, anywhere
 
 `--fit` writes kernels/gpu/tiles.json: the weights, and the configs that were measured to run without spills. Regret is
 the time of the chosen config over the fastest measured one, minus 1. Compiling comes first, on all cores; with
-`--minutes 0` nothing else, and `--clean` keeps what it found for the run that measures.
+`--minutes 0` nothing else, and `--clean` keeps what it found for the run that measures. What the correction is linear
+in was chosen by leaving out one training shape at a time (`--left-out` prints that regret), never by the held-out ones.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import multiprocessing
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,37 @@ from kernels.gpu.tiles import Correction, Shape
 TRAIN = (
     (1, 4096, 4096),
     (1, 16384, 16384),
+    (2, 1024, 1024),
+    (2, 6144, 6144),
+    (3, 4096, 1024),
     (4, 2048, 2048),
+    (5, 1600, 6400),
+    (6, 3072, 3072),
+    (8, 512, 8192),
+    (10, 1024, 1024),
+    (12, 4096, 77),
     (16, 1024, 1024),
+    (16, 1536, 1536),
     (16, 4096, 4096),
     (32, 4096, 77),
-    (8, 512, 8192),
+    (40, 1024, 77),
 )
-HELD_OUT = ((1, 9216, 9216), (2, 4096, 16384), (10, 2304, 2304), (20, 4096, 77), (16, 6400, 6400), (3, 1000, 3000))
+HELD_OUT = (
+    (1, 9216, 9216),
+    (2, 4096, 16384),
+    (3, 1000, 3000),
+    (6, 2000, 2000),
+    (8, 4096, 512),
+    (10, 2304, 2304),
+    (16, 6400, 6400),
+    (20, 4096, 77),
+    (24, 768, 768),
+)
 RIDGE = 0.02
-CALLS = 4
+CALLS, REPEATS = 4, 5
+SHORT = 5e-4  # seconds of one call below which several are timed together
+SLOW = 1.6  # beyond so many times the fastest so far, one look is enough
+HELD_BACK = 2_000_000  # cycles for which the GPU waits while the host queues the calls to be timed
 SPLITS = (1, 2, 3, 4, 6, 8)  # what `tiles.split_choices` offers
 PROBE = Shape(16, 1024, 1024, 0)  # each base config's first call, where it must compile without spills
 
@@ -103,23 +127,29 @@ class Gpu:
             return False
         return True
 
-    def seconds(self, inputs: Any, shape: Shape, config: Config) -> float:
-        """Median of five replays of a graph of a few calls: what the GPU takes, without the host's launching."""
+    def seconds(self, inputs: Any, shape: Shape, config: Config, fastest: float) -> float:
+        """Median of a few turns: what the GPU takes, without the host's launching, which hides behind a wait."""
         self.run(inputs, shape, config)
+        first = self._turns(inputs, shape, config, 1, 1)[0]
+        if first > SLOW * fastest:
+            return first
+        times = self._turns(inputs, shape, config, REPEATS, CALLS if first < SHORT else 1)
+        return sorted(times)[REPEATS // 2]
+
+    def _turns(self, inputs: Any, shape: Shape, config: Config, repeats: int, calls: int) -> list[float]:
+        """Seconds of a call in each turn of so many calls."""
+        events = []
         self.torch.cuda.synchronize()
-        graph = self.torch.cuda.CUDAGraph()
-        with self.torch.cuda.graph(graph):
-            for _ in range(CALLS):
-                self.run(inputs, shape, config)
-        times = []
-        for _ in range(6):
+        for _ in range(repeats):
             start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self.torch.cuda._sleep(HELD_BACK)
             start.record()
-            graph.replay()
+            for _ in range(calls):
+                self.run(inputs, shape, config)
             end.record()
-            self.torch.cuda.synchronize()
-            times.append(start.elapsed_time(end) / 1000 / CALLS)
-        return sorted(times[1:])[2]
+            events.append((start, end))
+        self.torch.cuda.synchronize()
+        return [start.elapsed_time(end) / 1000 / calls for start, end in events]
 
 
 def is_clean(job: tuple[str, int, Config]) -> bool:
@@ -191,12 +221,13 @@ def measure(
             plan(gpu.arch, gpu.processors, d, TRAIN) | plan(gpu.arch, gpu.processors, d, HELD_OUT)
         ).items():
             inputs = gpu.inputs(shape)
-            times = {
-                c: gpu.seconds(inputs, shape, c)
-                for c in offered
-                if replace(c, splits=1) in clean[d] and time.monotonic() < deadline
-            }
-            if len(times) > 1:
+            times: dict[Config, float] = {}
+            wanted = [c for c in offered if replace(c, splits=1) in clean[d]]
+            for config in wanted:
+                if time.monotonic() < deadline:
+                    fastest = min(times.values(), default=math.inf)
+                    times[config] = gpu.seconds(inputs, shape, config, fastest)
+            if len(times) == len(wanted) > 1:
                 measured[shape] = times
                 best = min(times, key=lambda c: times[c])
                 print(
@@ -207,6 +238,107 @@ def measure(
     return measured
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Times of configs by shape on one GPU."""
+
+    arch: str
+    processors: int
+    device: str
+    times: dict[Shape, dict[Config, float]]
+
+    @classmethod
+    def read(cls, file: Path) -> Measured:
+        """What `details` says, out of the file of `--json`."""
+        told = json.loads(file.read_text(encoding="utf-8"))["details"]
+        times: dict[Shape, dict[Config, float]] = {}
+        for row in told["times"]:
+            times.setdefault(Shape(**row["shape"]), {})[Config(**row["config"])] = row["seconds"]
+        return cls(told["arch"], told["processors"], told["device"], times)
+
+    def details(self) -> dict[str, Any]:
+        """For JSON."""
+        rows = [
+            {"shape": asdict(shape), "config": asdict(config), "seconds": seconds}
+            for shape, row in self.times.items()
+            for config, seconds in row.items()
+        ]
+        return {"device": self.device, "arch": self.arch, "processors": self.processors, "times": rows}
+
+    def of(self, d: int, shapes: tuple[tuple[int, int, int], ...]) -> dict[Shape, dict[Config, float]]:
+        """The times of one head size at those of `shapes` that were measured."""
+        found = (Shape(bh, nq, nk, d) for bh, nq, nk in shapes)
+        return {shape: self.times[shape] for shape in found if shape in self.times}
+
+    def fitted(self, d: int, shapes: tuple[tuple[int, int, int], ...] = TRAIN) -> Correction:
+        """The correction of one head size from those shapes."""
+        return fit(self.arch, self.processors, self.of(d, shapes))
+
+    def picked(self, known: Correction, shape: Shape) -> Config:
+        """The corrected cost's choice among what was measured."""
+        offered = [c for c in self.times[shape] if replace(c, splits=1) in known.constants]
+        return min(offered, key=lambda c: known.cost(self.arch, self.processors, shape, c))
+
+
+def judged(measured: Measured, fitted: dict[int, Correction]) -> dict[str, list[float]]:
+    """Regrets on the held-out shapes."""
+    regrets: dict[str, list[float]] = {"picker": [], "analytic alone": [], "one fixed tile": []}
+    for d, known in fitted.items():
+        for shape, times in measured.of(d, HELD_OUT).items():
+            alone = min(times, key=lambda c: tiles.cycles(measured.arch, measured.processors, shape, c))
+            choices = (measured.picked(known, shape), alone, tiles.defaults(measured.arch, d))
+            for name, chosen in zip(regrets, choices, strict=True):
+                if chosen in times:
+                    regrets[name].append(regret(shape, times, chosen))
+    return regrets
+
+
+def left_out(measured: Measured, heads: list[int]) -> list[float]:
+    """Regrets on training shapes, each with a correction that was fitted to all others of its head size."""
+    made = []
+    for d in heads:
+        for shape, times in measured.of(d, TRAIN).items():
+            rest = tuple(one for one in TRAIN if one != (shape.batch_heads, shape.n_queries, shape.n_keys))
+            made.append(regret(shape, times, measured.picked(measured.fitted(d, rest), shape)))
+    return made
+
+
+def figures_of(name: str, values: list[float], *, barred: bool) -> list[Figure]:
+    """Mean and worst regret."""
+    mean, worst = sum(values) / max(1, len(values)), max(values, default=math.nan)
+    bars = (5, 20) if barred else (None, None)
+    return [
+        Figure(name=f"{name}: {what} regret %", value=100 * value, bar=bar)
+        for what, value, bar in zip(("mean", "worst"), (mean, worst), bars, strict=True)
+    ]
+
+
+def write(measured: Measured, fitted: dict[int, Correction]) -> None:
+    """tiles.json, with this chip's part replaced."""
+    everything = json.loads(tiles.FITTED.read_text(encoding="utf-8")) if tiles.FITTED.is_file() else {}
+    everything[measured.arch] = {"device": measured.device, "heads": {
+        str(d): {"weights": made.weights,
+                 "configs": [{"config": asdict(c), "constant": v} for c, v in made.constants.items()]}
+        for d, made in fitted.items()
+    }}  # fmt: skip
+    tiles.FITTED.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def show_plan(arch: str, heads: list[int], most: int, clean: dict[int, list[Config]] | None) -> None:
+    """Print what would be measured."""
+    for d in heads:
+        chosen = bases(arch, d, most) if clean is None else clean[d]
+        print(f"D {d}: {len(tiles.bases(arch, d))} configs fit, {len(chosen)} would be measured")
+        for config in chosen:
+            print(
+                f"  {config}: {tiles.shared_bytes(arch, d, config)} bytes shared, "
+                f"{tiles.registers(arch, d, config)} registers estimated"
+            )
+        for shape, offered in (plan(arch, 132, d, TRAIN) | plan(arch, 132, d, HELD_OUT)).items():
+            count = sum(replace(c, splits=1) in chosen for c in offered)
+            print(f"  {shape.batch_heads} x {shape.n_queries} x {shape.n_keys}: {count} runs")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry", action="store_true", help="print what would be measured and stop; needs no GPU")
@@ -214,76 +346,42 @@ def main() -> int:
     parser.add_argument("--arch", default="sm_90", help="with --dry: the architecture to plan for")
     parser.add_argument("--heads", default=",".join(map(str, HEAD_SIZES)), help="head sizes, comma-separated")
     parser.add_argument(
-        "--most", type=int, default=14, help="configs for each head size, the analytic model's best first"
+        "--most", type=int, default=24, help="configs for each head size, the analytic model's best first"
     )
     parser.add_argument("--minutes", type=float, default=8, help="stop measuring after this long")
     parser.add_argument("--clean", type=Path, metavar="FILE", help="JSON of the configs that compile; made if missing")
+    parser.add_argument("--times", type=Path, metavar="FILE", help="what --json wrote on a GPU, instead of measuring")
+    parser.add_argument("--left-out", action="store_true", help="also the regret on training shapes, left out in turn")
     parser.add_argument("--fit", action="store_true", help=f"write {tiles.FITTED.name} for this architecture")
     add_json(parser)
     arguments = parser.parse_args()
     heads = [int(d) for d in arguments.heads.split(",")]
     if arguments.dry:
         clean = clean_configs(arguments.arch, heads, arguments.most) if arguments.compile else None
-        for d in heads:
-            chosen = bases(arguments.arch, d, arguments.most) if clean is None else clean[d]
-            print(f"D {d}: {len(tiles.bases(arguments.arch, d))} configs fit, {len(chosen)} would be measured")
-            for config in chosen:
-                print(
-                    f"  {config}: {tiles.shared_bytes(arguments.arch, d, config)} bytes shared, "
-                    f"{tiles.registers(arguments.arch, d, config)} registers estimated"
-                )
-            for shape, offered in (
-                plan(arguments.arch, 132, d, TRAIN) | plan(arguments.arch, 132, d, HELD_OUT)
-            ).items():
-                count = sum(replace(c, splits=1) in chosen for c in offered)
-                print(f"  {shape.batch_heads} x {shape.n_queries} x {shape.n_keys}: {count} runs")
+        show_plan(arguments.arch, heads, arguments.most, clean)
         return 0
-    gpu = Gpu()
-    print(f"{gpu.name}, {gpu.arch}, {gpu.processors} multiprocessors", flush=True)
-    clean = kept_configs(arguments.clean, tiles.known_arch(gpu.arch), heads, arguments.most)
-    measured = measure(gpu, heads, clean, time.monotonic() + arguments.minutes * 60)
-    seen = {Shape(bh, nq, nk, d) for d in heads for bh, nq, nk in TRAIN}
-    training = {shape: times for shape, times in measured.items() if shape in seen}
-    held_out = {shape: times for shape, times in measured.items() if shape not in seen}
-    if not training or not held_out:
+    if arguments.times:
+        measured = Measured.read(arguments.times)
+    else:
+        gpu = Gpu()
+        print(f"{gpu.name}, {gpu.arch}, {gpu.processors} multiprocessors", flush=True)
+        clean = kept_configs(arguments.clean, tiles.known_arch(gpu.arch), heads, arguments.most)
+        times = measure(gpu, heads, clean, time.monotonic() + arguments.minutes * 60)
+        measured = Measured(gpu.arch, gpu.processors, gpu.name, times)
+    heads = [d for d in heads if measured.of(d, TRAIN) and measured.of(d, HELD_OUT)]  # others came too late
+    if not heads:
         print("Expected training and held-out shapes to be measured, but the time ran out.", file=sys.stderr)
         return 2
-    reached = sorted({shape.d for shape in training})  # the deadline may come before the last heads
-    fitted = {d: fit(gpu.arch, gpu.processors, {s: t for s, t in training.items() if s.d == d}) for d in reached}
-    regrets: dict[str, list[float]] = {"picker": [], "analytic alone": [], "one fixed tile": []}
-    for shape, times in held_out.items():
-        if shape.d not in fitted:
-            continue
-        known = fitted[shape.d]
-        offered = [c for c in times if replace(c, splits=1) in known.constants]
-        corrected = min(offered, key=lambda c: known.cost(gpu.arch, gpu.processors, shape, c))
-        alone = min(times, key=lambda c: tiles.cycles(gpu.arch, gpu.processors, shape, c))
-        fixed = tiles.defaults(gpu.arch, shape.d)
-        for name, chosen in (("picker", corrected), ("analytic alone", alone), ("one fixed tile", fixed)):
-            if chosen in times:
-                regrets[name].append(regret(shape, times, chosen))
-    figures = []
+    fitted = {d: measured.fitted(d) for d in heads}
+    regrets = judged(measured, fitted)
+    figures = [Figure(name="held-out shapes", value=len(regrets["picker"]))]
     for name, values in regrets.items():
-        for what, value, bar in (
-            ("mean", sum(values) / max(1, len(values)), 5),
-            ("worst", max(values, default=math.nan), 20),
-        ):
-            figures.append(
-                Figure(name=f"{name}: {what} regret %", value=100 * value, bar=bar if name == "picker" else None)
-            )
+        figures += figures_of(name, values, barred=name == "picker")
+    if arguments.left_out:
+        figures += figures_of("picker, training shapes left out one by one", left_out(measured, heads), barred=False)
     if arguments.fit:
-        everything = json.loads(tiles.FITTED.read_text(encoding="utf-8")) if tiles.FITTED.is_file() else {}
-        everything[gpu.arch] = {"device": gpu.name, "heads": {
-            str(d): {"weights": made.weights,
-                     "configs": [{"config": asdict(c), "constant": v} for c, v in made.constants.items()]}
-            for d, made in fitted.items()
-        }}  # fmt: skip
-        tiles.FITTED.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    rows = [
-        {"shape": asdict(s), "config": asdict(c), "seconds": t} for s, row in measured.items() for c, t in row.items()
-    ]
-    details = {"device": gpu.name, "times": rows}
-    return finish("attention_tiles", figures, Path(arguments.json) if arguments.json else None, details)
+        write(measured, fitted)
+    return finish("attention_tiles", figures, arguments.json, measured.details())
 
 
 if __name__ == "__main__":

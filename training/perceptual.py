@@ -14,6 +14,7 @@ from textile_metric.torchvision_guard import guard_torchvision
 
 guard_torchvision()  # timm imports torchvision
 
+
 class Perceptual(nn.Module):
     """Sum over five stages of (distance of unit-normalised features) + (distance of 4x4-pooled means and deviations).
 
@@ -34,16 +35,29 @@ class Perceptual(nn.Module):
 
     def forward(self, fake: Tensor, real: Tensor) -> Tensor:
         """Mean distance of (N, 3, H, W) images in [-1, 1]; gradient to `fake`."""
+        return self.compared(fake, real)[0]
+
+    def compared(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """That distance, and the mean Euclidean distance of `described` images."""
         with torch.no_grad():
             targets = self.features(real)
+        made = self.features(fake)
         total = fake.new_zeros((), dtype=torch.float32)
-        for a, b in zip(self.features(fake), targets, strict=True):
+        for a, b in zip(made, targets, strict=True):
             a, b = a.float(), b.float()
             scale = b.square().mean(1, keepdim=True).add(1e-3).rsqrt()
             total = total + ((a - b) * scale).square().mean()
             spread_a, spread_b = (F.adaptive_avg_pool2d(v.square(), 4).add(1e-5).sqrt() for v in (a, b))
             total = total + 0.5 * F.l1_loss(spread_a, spread_b) / spread_b.mean().clamp_min(1e-3)
-        return total / 5
+        apart = (described(made) - described(targets)).square().sum(1).add(1e-6).sqrt().mean()
+        return total / 5, apart
+
+
+def described(features: list[Tensor]) -> Tensor:
+    """(N, C): of each stage its channels' means and standard deviations over the picture, brought to length 1."""
+    stages = [f.float() for f in features]
+    parts = [torch.cat([f.mean((2, 3)), f.var((2, 3)).add(1e-6).sqrt()], 1) for f in stages]
+    return torch.cat([F.normalize(part, dim=1) for part in parts], 1)
 
 
 def network_of(weights: Path) -> str:

@@ -30,7 +30,7 @@ from training.models import placed
 from training.perceptual import Perceptual, network_of
 
 JUDGE = "tf_efficientnet_lite0"
-SHARES = {"pixels": 1.0, "again": 1.0, "features": 2.0, "opponent": 0.5}
+SHARES = {"pixels": 1.0, "again": 1.0, "features": 1.0, "described": 3.0, "opponent": 0.5}
 """Length of each loss's gradient on the made pixels, in that of the pixels' loss."""
 
 
@@ -66,7 +66,7 @@ class Trainer:
         for network in (self.model, self.opponent):
             loop.synchronise(network)
         self.average = Average(self.model, 0.999)
-        self.features = placed(Perceptual(args.lite), self.device) if args.lite else None
+        self.judges = [placed(Perceptual(file), self.device) for file in args.lite]
         self.shrink = Shrink(args.size, self.device)
         self.balance = Balance()
         fused = self.device.type == "cuda"
@@ -102,9 +102,9 @@ class Trainer:
         losses = {"pixels": F.l1_loss(fake, true)}
         losses["again"] = F.l1_loss(self.shrink.clean(fake, crops), self.shrink.clean(true, crops))
         shares = {"pixels": SHARES["pixels"], "again": SHARES["again"]}
-        if self.features is not None:
-            losses["features"] = self._feature_loss(fake, true)
-            shares["features"] = SHARES["features"]
+        if self.judges:
+            losses["features"], losses["described"] = self._feature_losses(fake, true)
+            shares |= {name: SHARES[name] for name in ("features", "described")}
         if against:
             self.opponent.requires_grad_(False)
             with self.half():
@@ -113,7 +113,10 @@ class Trainer:
                 ours = self.opponent(fake, cubic)
             losses["opponent"] = F.softplus(theirs.float() - ours.float()).mean()
             shares["opponent"] = SHARES["opponent"] * min(1.0, (self.loop.fraction - self.args.alone) / 0.05 + 0.1)
-        gradients = {name: torch.autograd.grad(loss, fake)[0] for name, loss in losses.items()}
+        shared = {"features", "described"}  # one graph
+        gradients = {
+            name: torch.autograd.grad(loss, fake, retain_graph=name in shared)[0] for name, loss in losses.items()
+        }
         self.optimiser.zero_grad(set_to_none=True)
         made.backward(self.balance(gradients, shares).to(made.dtype))
         self._descend(self.optimiser, self.model, self.args.rate, 100)
@@ -122,15 +125,18 @@ class Trainer:
             losses["caught"] = self._train_opponent(true, fake.detach(), cubic)
         return losses
 
-    def _feature_loss(self, fake: Tensor, true: Tensor) -> Tensor:
-        assert self.features is not None
-        side = fake.shape[-1]
-        cut = max(32, side * 7 // 8)
-        top, left = (int(v) for v in torch.randint(side - cut + 1, (2,)))
-        window = (..., slice(top, top + cut), slice(left, left + cut))
-        pair = [(x[window] * 2 - 1).contiguous(memory_format=torch.channels_last) for x in (fake, true)]
+    def _feature_losses(self, fake: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        """Of pictures made a little smaller, by another factor each time, so that no one scale is learned for."""
+        side = int(torch.randint(6, 9, ())) * fake.shape[-1] // 8
+        pair = [
+            F.interpolate(x * 2 - 1, (side, side), mode="bilinear", antialias=True).contiguous(
+                memory_format=torch.channels_last
+            )
+            for x in (fake, true)
+        ]
         with self.half():
-            return self.features(*pair)
+            found = [judge.compared(*pair) for judge in self.judges]
+        return sum((a for a, _ in found), fake.new_zeros(())), sum((b for _, b in found), fake.new_zeros(()))
 
     def _train_opponent(self, true: Tensor, fake: Tensor, cubic: Tensor) -> Tensor:
         """Relativistic: every true pixel against the made one in its place (Jolicoeur-Martineau 2018)."""
@@ -166,7 +172,7 @@ def save(trainer: Trainer, out: Path) -> None:
     trainer.average.copy_to(placed(plain, trainer.device))
     plain = plain.cpu().half()
     file = out / "upscaler.safetensors"
-    told = {"config": json.dumps(config), "features": network_of(trainer.args.lite) if trainer.args.lite else "none"}
+    told = {"config": json.dumps(config), "features": " ".join(map(network_of, trainer.args.lite)) or "none"}
     save_file({k: v.contiguous() for k, v in plain.state_dict().items()}, out / "upscaler.tmp", told)
     (out / "upscaler.tmp").replace(file)
     plain.save_pretrained(out / "upscaler")
@@ -237,8 +243,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packs", type=Path, required=True)
     parser.add_argument(
-        "--lite", "--lite0", type=Path, help="EfficientNet-Lite2 (or 1) by training.perceptual.convert; not Lite0"
-    )
+        "--lite", type=Path, nargs="+", default=[], metavar="FILE",
+        help="EfficientNet-Lite1, 2, … by training.perceptual.convert; not Lite0",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--resume", type=Path, help="safetensors file to start from")
     parser.add_argument("--minutes", type=float, default=11.0)
@@ -261,12 +268,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
     args = parser.parse_args()
-    if args.lite and network_of(args.lite) == JUDGE:
-        print(
-            f"training.upscaler: Expected an EfficientNet-Lite that the benchmark does not judge with, but got {JUDGE} "
-            f"in {args.lite} (training/README.md says how to make that of Lite2).", file=sys.stderr,
-        )  # fmt: skip
-        raise SystemExit(2)
+    for file in args.lite:
+        if network_of(file) == JUDGE:
+            print(
+                f"training.upscaler: Expected EfficientNet-Lites that the benchmark does not judge with, but got "
+                f"{JUDGE} in {file} (training/README.md says how to make those of others).", file=sys.stderr,
+            )  # fmt: skip
+            raise SystemExit(2)
     train(args)
 
 
