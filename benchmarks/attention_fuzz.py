@@ -5,9 +5,9 @@
 
 Shapes, strides, dtypes, masks, windows, scales and budgets are drawn from the call's number. A result is wrong if its
 largest error is above 1.5 times that of PyTorch's own attention on the same input plus one rounding of the largest
-output, or if it isn't finite. PyTorch's error is its largest with the keys, and the columns of q and k, in either
-order, which changes nothing but its roundings: one draw of them says too little where there are few outputs. Every
-input lies between NaNs, so that a read outside shows in the result, and is compared with its copy afterwards.
+output, or if it isn't finite. In float32, PyTorch's error is its largest with the keys, and the columns of q and k, in
+either order, which changes nothing but its roundings: one draw of them says too little where there are few outputs.
+Every input lies between NaNs, so that a read outside shows in the result, and is compared with its copy afterwards.
 `--kernels` leaves the dispatcher out. The host waits for every launch: a crash is told of the call that made it.
 """
 
@@ -106,8 +106,8 @@ def off(made: Tensor, right: Tensor) -> float:
 def error_of_pytorch(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, right: Tensor, *, fused: bool = True
 ) -> float:
-    """PyTorch's largest error over its plain arithmetic and, if `fused`, what it takes by itself; over both orders of
-    keys and of columns. `mask` is added to the scores; rows that see no key don't count.
+    """PyTorch's largest error over its plain arithmetic and, if `fused`, what it takes by itself; in float32 over both
+    orders of keys and of columns. `mask` is added to the scores; rows that see no key don't count.
 
     It gets plain copies: its GPU kernels crash on values that aren't aligned, refuse masks whose last dimension is
     broadcast, and answer NaN to a scale below 0.
@@ -117,7 +117,7 @@ def error_of_pytorch(
     added = None if mask is None else mask.to(q.dtype).expand(b, h, nq, nk)
     most = 0.0
     for takes_by_itself in (False, True) if fused and scale > 0 else (False,):
-        for turned in ((), (2,), (3,), (2, 3)):
+        for turned in ((), (2,), (3,), (2, 3)) if q.dtype == torch.float32 else ((),):
             parts = [q.flip([d for d in turned if d == 3]), k.flip(turned), v.flip([d for d in turned if d == 2])]
             parts = [t.clone(memory_format=torch.contiguous_format) for t in parts]
             order = None if added is None else (added.flip(3) if 2 in turned else added).contiguous()

@@ -1,5 +1,5 @@
-"""What a Triton kernel compiles to, without a GPU: registers, spills, stack, shared memory, tensor-core
-instructions."""
+"""What a Triton kernel compiles to, without a GPU: registers, spills, stack, shared memory, tensor-core instructions,
+and registers that are read without ever being written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _MMA = {"gfx942": r"\bv_mfma_", "gfx1100": r"\bv_wmma_", "sm_90": r"\bwgmma\.mma
 @dataclass(frozen=True)
 class Compiled:
     """The compiler's report on one kernel: `registers` and `spills` are a thread's, `stack` is in bytes a thread, and
-    `shared` in bytes a block; `mma` counts tensor-core instructions in the listing, a loop's body once."""
+    `shared` in bytes a block; `mma` counts tensor-core instructions in the listing, a loop's body once; `unwritten` is
+    what `unwritten_registers` finds in NVIDIA's machine code."""
 
     arch: str
     registers: int
@@ -29,6 +30,7 @@ class Compiled:
     shared: int
     mma: int
     listing: str
+    unwritten: tuple[str, ...] = ()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -42,6 +44,8 @@ class Compiled:
             found.append(f"{self.stack} bytes of stack")
         if self.shared > SHARED_LIMIT[self.arch]:
             found.append(f"{self.shared} bytes of shared memory, more than {SHARED_LIMIT[self.arch]}")
+        if self.unwritten:
+            found.append(f"reads {', '.join(self.unwritten)}, which nothing writes")
         return tuple(found)
 
 
@@ -97,6 +101,7 @@ def _nvidia_report(arch: str, binary: Any) -> Compiled:
         said = subprocess.run(
             [nvidia_tool("cuobjdump"), "-res-usage", str(cubin)], capture_output=True, text=True, check=True
         )
+        code = subprocess.run([nvidia_tool("nvdisasm"), "-c", str(cubin)], capture_output=True, text=True, check=True)
     usage = {k: int(v) for k, v in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", said.stdout + said.stderr)}
     pattern = _MMA.get(arch, r"\bmma\.sync")
     # ptxas keeps spilled registers on the stack, so that STACK counts them too
@@ -108,7 +113,40 @@ def _nvidia_report(arch: str, binary: Any) -> Compiled:
         binary.metadata.shared,
         len(re.findall(pattern, listing)),
         listing,
+        unwritten_registers(code.stdout),
     )
+
+
+def unwritten_registers(code: str) -> tuple[str, ...]:
+    """Uniform registers that `nvdisasm -c` shows as read and never as written: a compiler's mistake.
+
+    ptxas of Triton 3.6 made one of the address of a matrix (sm_90, heads of 40 and 80 with a single key): whatever the
+    register held from before decided what was read.
+
+    >>> unwritten_registers("/*0*/ ULDC.64 UR4, c[0x0][0x208] ;\\n/*10*/ UIADD3 UR6, UP0, UR7, UR5, URZ ;")
+    ('UR7',)
+    """
+    read: set[int] = set()
+    written: set[int] = set()
+    for opcode, operands in re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?\w+\s+)?([\w.]+)\s+([^;]*);", code, re.MULTILINE):
+        names = [part.strip() for part in operands.split(",")]
+        while len(names) > 1 and re.fullmatch(r"U?P[T\d]", names[0]) and "SETP" not in opcode:
+            names.pop(0)  # results that are predicates come first
+        found = [int(n) for n in re.findall(r"\bUR(\d+)\b", ",".join(names[1:]))]
+        matrices = re.search(r"gdesc\[UR(\d+)\]", operands)
+        if matrices:  # four registers, of which the first two are of A: unused where A lies in registers itself
+            start = int(matrices[1])
+            found = [n for n in found if n != start]
+            found += range(start + (2 if names[1].startswith("R") else 0), start + 4)
+        first = re.fullmatch(r"UR(\d+)", names[0])
+        if first:
+            parts = opcode.split(".")
+            wide = 4 if "128" in parts else 2 if "64" in parts or "WIDE" in parts else 1
+            written.update(range(int(first[1]), int(first[1]) + wide))
+        else:
+            found += [int(n) for n in re.findall(r"\bUR(\d+)\b", names[0])]
+        read.update(found)
+    return tuple(f"UR{n}" for n in sorted(read - written))
 
 
 def _amd_report(arch: str, binary: Any) -> Compiled:
@@ -155,8 +193,6 @@ def compile_forward(arch: str, d: int, config: Config, *, is_causal: bool = Fals
 
     main, tail = head_parts(d)
     sizes = _counts("n_heads", "n_queries", "n_keys", "batch_heads", "splits") | {"qk_scale": "fp32", "LSE": "*fp32"}
-    if config.splits == 1:
-        sizes["splits"] = "1"
     constants: dict[str, Any] = {
         "D": d,
         "SLICE": config.slice,

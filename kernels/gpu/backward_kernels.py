@@ -12,10 +12,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.gpu.forward_kernels import product_over_d, row_tile, store_tile
+from kernels.gpu.forward_kernels import SIZES, product_over_d, row_tile, store_tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def delta_kernel(
     DOUT, OUT, DELTA,
     stride_gb, stride_gh, stride_gn, stride_gd,
@@ -36,7 +36,7 @@ def delta_kernel(
              mask=rows < n_queries)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def key_value_kernel(
     Q, K, V, DOUT, LSE, DELTA, DK, DV,
     stride_qb, stride_qh, stride_qn, stride_qd,
@@ -136,7 +136,7 @@ def key_value_kernel(
             store_tile(DV, dv1.to(DV.dtype.element_ty), start_n, n_keys, P0, D, 1, BLOCK_N, P1, D - P0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def query_kernel(
     Q, K, V, DOUT, LSE, DELTA, DQ,
     stride_qb, stride_qh, stride_qn, stride_qd,

@@ -11,6 +11,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+SIZES = ("n_heads", "n_queries", "n_keys", "batch_heads", "splits", "n", "segments", "size")
+"""Arguments that Triton must not make constants of where they are 1: kernels that nobody compiled before ran then, and one
+key became a kernel that reads a register nothing wrote (ptxas of Triton 3.6, sm_90, heads of 40 and 80)."""
 
 @triton.jit
 def row_tile(base, start, limit, col, stride_n, stride_d, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
@@ -127,7 +130,7 @@ def attend(acc0, acc1, top, total, q0, q1, Q, K, V, start_m, start_n, n_queries,
     return acc0, acc1, top, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
     Q, K, V, OUT, LSE,
     stride_qb, stride_qh, stride_qn, stride_qd,
@@ -202,7 +205,7 @@ def forward_kernel(
         tl.store(LSE + rows, lse, mask=rows < n_queries)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def descriptor_kernel(
     Q, K, V, OUT, LSE, stride_on, n_heads, n_queries, n_keys, batch_heads, splits, qk_scale,
     D: tl.constexpr, SLICE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
@@ -248,7 +251,7 @@ def descriptor_kernel(
         tl.store(LSE + place + rows, lse, mask=rows < n_queries)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def merge_kernel(
     PART, PART_LSE, OUT, LSE, stride_ob, stride_oh, stride_on, stride_od, n_heads, n_queries, batch_heads,
     D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.gpu.forward_kernels import row_tile, store_tile
+from kernels.gpu.forward_kernels import SIZES, row_tile, store_tile
 
 _TINY: tl.constexpr = tl.constexpr(1e-30)  # the divisor where everything is zero
 
@@ -80,7 +80,7 @@ def _times_state(q, state):
     return tl.dot(q, (state / size).to(q.dtype), input_precision="ieee") * size
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def state_kernel(
     K, V, RATE, STATE, TOTAL,
     stride_kb, stride_kh, stride_kn, stride_kd,
@@ -117,7 +117,7 @@ def state_kernel(
     tl.store(STATE + rows[:, None] * E + cols[None, :], state, mask=(rows < D)[:, None] & (cols < E)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def scan_kernel(STATE, RATE, n_heads, segments, size, SEGMENT: tl.constexpr, WIDTH: tl.constexpr):
     """In place: each segment's state becomes the one that enters it."""
     blocks = tl.cdiv(size, WIDTH)
@@ -134,7 +134,7 @@ def scan_kernel(STATE, RATE, n_heads, segments, size, SEGMENT: tl.constexpr, WID
         STATE += size
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def causal_kernel(
     Q, K, V, RATE, STATE, TOTAL, OUT,
     stride_qb, stride_qh, stride_qn, stride_qd,
@@ -190,7 +190,7 @@ def causal_kernel(
         _write(o_base, out.to(OUT.dtype.element_ty), start, n, col, o_step, stride_od, BLOCK, WIDTH_E, E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def apply_kernel(
     Q, STATE, TOTAL, OUT,
     stride_qb, stride_qh, stride_qn, stride_qd,
