@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 
 SIZES = ("n_heads", "n_queries", "n_keys", "batch_heads", "splits", "n", "segments", "size")
-"""Arguments that Triton must not make constants of where they are 1: kernels that nobody compiled before ran then, and one
-key became a kernel that reads a register nothing wrote (ptxas of Triton 3.6, sm_90, heads of 40 and 80)."""
+"""Arguments that Triton must not make constants of where they are 1: that would run kernels that no test compiled. With
+one key it was a kernel that reads a register which nothing wrote (ptxas of Triton 3.6, sm_90, heads of 40 and 80)."""
+
 
 @triton.jit
 def row_tile(base, start, limit, col, stride_n, stride_d, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
