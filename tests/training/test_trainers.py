@@ -107,8 +107,11 @@ def test_the_height_that_is_solved_for_is_nearer(monkeypatch: pytest.MonkeyPatch
 def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.autoencoder(latents=LATENT_CHANNELS).save_pretrained(tmp_path / "vae")
     tiny.text_folders(tmp_path / "text", width=384, tokenizer=".", encoder=".")
-    monkeypatch.setattr(diffusion, "SHEET", diffusion.SHEET[:4])
-    monkeypatch.setattr(diffusion, "ASPECTS", diffusion.ASPECTS[:1])
+    monkeypatch.setattr(diffusion, "SHEET", diffusion.SHEET[:1])
+    for module in (diffusion, distill):
+        monkeypatch.setattr(module, "SQUARE", (64, 64))
+    monkeypatch.setattr(diffusion, "ASPECTS", ((64, 96),))
+    monkeypatch.setattr(diffusion, "LARGE", (128, 128))
     monkeypatch.setattr(diffusion, "HELD", 2)
     run(
         diffusion.main,
