@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,11 +23,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 ROOT = Path(__file__).parents[1]
 LONG = ("tests/ui/web/test_browser.py", "tests/ui/api/test_hostile.py", "tests/ui/api/test_document.py")
 """Begun first, so that no process is left alone with one of them at the end."""
+WITH_SITE = tuple(f"tests/ui/web/{name}.py" for name in ("test_browser", "test_browser_kinds", "test_site"))
+"""In one process, which then starts `zellige ui` once."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {ROOT / name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By files, as `--dist loadfile` does it, but for those that share something dear."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return WITH_SITE[0] if file in WITH_SITE else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,9 @@ from training.wrap import set_wrap, wrap_convolutions  # noqa: E402 - see above
 
 SQUARE = (256, 256)
 ASPECTS = ((192, 320), (320, 192), (160, 384), (384, 160), (256, 512), (512, 256))
-"""Heights and widths in px of the views other than square; with 256x256 and 512x512 they are what the model sees."""
+"""Heights and widths in px of the views other than square."""
+LARGE = (512, 512)
+"""With the others, what the model sees."""
 HELD = 256
 """Views of validation textures."""
 SHEET = (
@@ -188,7 +190,7 @@ def prepare(args: argparse.Namespace, loop: Loop) -> Prepared:
     banks = {SQUARE: bank(*SQUARE, args.real_share, 1 - args.real_share, 64)}
     say(f"first bank in {time.monotonic() - begun:.0f} s")
     banks |= {shape: bank(*shape, 0.03, 0.02, 64) for shape in ASPECTS}
-    banks[512, 512] = bank(512, 512, 0.05, 0.03, 16)
+    banks[LARGE] = bank(*LARGE, 0.05, 0.03, 16)
     unseen = {"real_count": min(HELD, args.bank), "procedural_count": 0, "chunk": min(args.chunk, 64)}
     validation = build(encoder, held, random.Random(0), *SQUARE, **unseen)
     say(f"banks of {[len(b) for b in banks.values()]} views in {time.monotonic() - begun:.0f} s")

@@ -68,8 +68,10 @@ def losses(out: Path) -> list[float]:
 
 @pytest.mark.parametrize("kind", ["sd1.5", "xl", "material"])
 def test_it_learns_and_the_result_loads(
-    kind: str, folders: dict[str, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    kind: str, folders: dict[str, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("asd.tunable.PAINT_STEPS", 3)
     out = tmp_path / "out"
     wish = [str(images), "--model", str(folders[kind]), "--out", str(out), "--steps", "24", "--batch", "2"]
     wish += ["--rank", "4", "--rate", "0.03", "--seamless", "xy", "--conv", "--validation", str(images)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -208,30 +206,6 @@ def test_damaged_checkpoints_are_one_sentence(folder: Path, damage: str, tmp_pat
 def test_absent_checkpoints_are_one_sentence(name: str) -> None:
     with pytest.raises(CheckpointError, match=r"^Expected .*, but "):
         MaterialPipeline.from_pretrained(name)
-
-
-def test_loading_says_nothing(folder: Path) -> None:
-    program = f"""
-from textile_metric.torchvision_guard import guard_torchvision
-guard_torchvision()
-import diffusers.utils.logging, transformers.utils.logging
-from materials.pipeline import MaterialPipeline
-MaterialPipeline.from_pretrained({str(folder)!r}, device="cpu")
-assert diffusers.utils.logging.is_progress_bar_enabled() and transformers.utils.logging.get_verbosity() == 30
-"""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "error",
-            "-c",
-            program,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @needs_weights

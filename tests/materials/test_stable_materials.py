@@ -26,7 +26,7 @@ from materials.pipeline import MaterialPipeline
 from materials.stable_materials import PictureFormat, StableMaterials
 from materials.texture_model import TextureModel
 from materials.variation import Variation
-from tests import tiny_stable
+from tests import tiny, tiny_stable
 from textile_metric.seam import seam_ratio
 from textile_metric.torchvision_guard import guard_torchvision
 from ui.cli import main
@@ -89,8 +89,12 @@ def test_the_published_configs_are_the_published_networks() -> None:
     assert round(counts[2] * 4 / 1e6) == 335
 
 
-def test_a_folder_and_a_hub_id_load_in_silence_without_their_code(folder: Path, tmp_path: Path) -> None:
-    """In a process of its own, where a hub id is the copy that the hub's client has kept, and there is no network."""
+def test_folders_and_a_hub_id_load_in_silence_without_their_code(folder: Path, tmp_path: Path) -> None:
+    """In a process of its own, where a hub id is the copy that the hub's client has kept, and there is no network.
+
+    The first is of the shipped model's layout.
+    """
+    ours = tiny.checkpoint(tmp_path / "ours")
     home, commit = tmp_path / "hub" / "models--gvecchio--StableMaterials", "4d452731535bd5c74261d6645623a573326f6f36"
     (home / "refs").mkdir(parents=True)
     (home / "refs" / "main").write_text(commit)
@@ -98,9 +102,11 @@ def test_a_folder_and_a_hub_id_load_in_silence_without_their_code(folder: Path, 
     program = f"""
 from textile_metric.torchvision_guard import guard_torchvision
 guard_torchvision()
+import diffusers.utils.logging, transformers.utils.logging
 from materials.pipeline import MaterialPipeline
-for source in ({str(folder)!r}, "gvecchio/StableMaterials"):
+for source in ({str(ours)!r}, {str(folder)!r}, "gvecchio/StableMaterials"):
     pipe = MaterialPipeline.from_pretrained(source, device="cpu")
+    assert diffusers.utils.logging.is_progress_bar_enabled() and transformers.utils.logging.get_verbosity() == 30
     pipe("a", size=(16, 16)), pipe("a", size=(16, 16), steps=9)
 """
     env = {"PYTHONPATH": str(Path(__file__).parents[2]), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}

@@ -20,11 +20,11 @@ from asd.texture_upscaler import load_file as load_network
 from tests import tiny
 from textile_metric import judge
 from textile_metric.network import TileNet
-from training import autoencoder, crops, diffusion, distill, publish, tileability, tune, upscaler
+from training import autoencoder, crops, diffusion, distill, publish, tileability, tune, upscaler, views
 from training.bank import Bank
 from training.models import LATENT_CHANNELS, new_autoencoder, new_unet
 
-FEW = dict.fromkeys(("brick", "wood_grain", "concrete"))
+FEW = dict.fromkeys(("fabric_knit", "tread_plate", "wood_grain"))
 """Families that are drawn fast."""
 
 
@@ -36,7 +36,8 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def few_families(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some are drawn in a hundredth of the time of others; `materials`' own tests see all of them."""
-    monkeypatch.setattr("training.views.FAMILIES", FEW)
+    for module in (views, tileability):
+        monkeypatch.setattr(module, "FAMILIES", FEW)
 
 
 @pytest.fixture(autouse=True)
@@ -61,14 +62,14 @@ def test_autoencoder(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         max_steps=2,
         batch=4,
         size=64,
-        pool=8,
+        pool=4,
         width=8,
     )
     model = tiny.AutoencoderTiny.from_pretrained(tmp_path / "vae")
     assert model.config["scaling_factor"] != 1.0 and model.config["latent_channels"] == LATENT_CHANNELS
     row = json.loads((tmp_path / "autoencoder.jsonl").read_text().splitlines()[0])
     assert row["step"] == 1 and row["basecolor"] > 0
-    options = {"packs": packs, "max_steps": 2, "batch": 4, "size": 64, "pool": 8, "favour": "brick=3"}
+    options = {"packs": packs, "max_steps": 2, "batch": 4, "size": 64, "pool": 4, "favour": "tread_plate=3"}
     run(autoencoder.main, monkeypatch, "--no-compile", same_latents=tmp_path / "vae", out=tmp_path / "on", **options)
     other = tiny.AutoencoderTiny.from_pretrained(tmp_path / "on" / "vae")
     assert other.config["scaling_factor"] == model.config["scaling_factor"]  # the U-Net's latents are those
@@ -107,8 +108,11 @@ def test_the_height_that_is_solved_for_is_nearer(monkeypatch: pytest.MonkeyPatch
 def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.autoencoder(latents=LATENT_CHANNELS).save_pretrained(tmp_path / "vae")
     tiny.text_folders(tmp_path / "text", width=384, tokenizer=".", encoder=".")
-    monkeypatch.setattr(diffusion, "SHEET", diffusion.SHEET[:4])
-    monkeypatch.setattr(diffusion, "ASPECTS", diffusion.ASPECTS[:1])
+    monkeypatch.setattr(diffusion, "SHEET", diffusion.SHEET[:1])
+    for module in (diffusion, distill):
+        monkeypatch.setattr(module, "SQUARE", (64, 64))
+    monkeypatch.setattr(diffusion, "ASPECTS", ((64, 96),))
+    monkeypatch.setattr(diffusion, "LARGE", (128, 128))
     monkeypatch.setattr(diffusion, "HELD", 2)
     run(
         diffusion.main,

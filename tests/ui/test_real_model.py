@@ -1,5 +1,6 @@
 """The shipped model from the command line to files: in a process as a user starts it, then in this one; the same
-request by batch, API and Ray. That the web page makes the command's pixels is in `web/test_browser.py`."""
+request by batch, API and Ray. That `zellige serve` starts is in `api/test_access.py`, that the web page makes the
+command's pixels in `web/test_browser.py`."""
 
 from __future__ import annotations
 
@@ -7,19 +8,18 @@ import importlib.util
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks.serve import wait_for
+from tests.ui.api.conftest import serving
 from ui import cli
+from ui.jobs import _load
 from ui.results import ROW_FILE
 
 ROOT = Path(__file__).parents[2]
@@ -110,32 +110,11 @@ def same_pixels(found: dict[str, bytes], two: Path) -> None:
 
 
 def test_the_api_makes_the_same_pixels(two: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "ui", "serve", "--port", str(port), "--out", str(tmp_path), "-q"]
-
-    def ask(path: str, body: bytes | None = None) -> bytes:
-        wish = urllib.request.Request(
-            f"http://127.0.0.1:{port}{path}", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(wish, timeout=60) as answer:
-            return answer.read()
-
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as server:
-        try:
-            wait_for(port, server)
-            wish = {"prompt": PROMPT, "size": "72x64", "steps": 2, "seed": 7}
-            job = json.loads(ask("/v1/jobs", json.dumps(wish).encode()))
-            until = time.monotonic() + 120
-            while job["state"] in ("queued", "running") and time.monotonic() < until:
-                time.sleep(0.2)
-                job = json.loads(ask(f"/v1/jobs/{job['id']}"))
-            assert job["state"] == "done", job
-            same_pixels({f["name"]: ask(f["url"]) for f in job["files"] if f["name"].endswith(".png")}, two)
-        finally:
-            server.terminate()
+    with serving(tmp_path / "jobs", load=lambda name: _load(name, "cpu")) as live:
+        job = live.wait(live.submit(prompt=PROMPT, size="72x64", steps=2, seed=7))
+        assert job["state"] == "done", job
+        pictures = [f for f in job["files"] if f["name"].endswith(".png")]
+        same_pixels({f["name"]: live.ask("GET", f["url"]).body for f in pictures}, two)
 
 
 @pytest.mark.skipif(

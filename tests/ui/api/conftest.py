@@ -20,6 +20,7 @@ from PIL import Image
 
 from materials.material import Material
 from tests.ui.conftest import PlainPipeline
+from ui.address import listen
 from ui.api import Settings, build
 from ui.api.server import Server, server
 
@@ -114,7 +115,7 @@ def serving(out: Path, *, page: Any = None, load: Any = None, **values: Any) -> 
     values = {"score_workers": 1, "rate": 1e6} | values
     app = build(Settings(out=out, **values), load=load or (lambda _name: pipeline), page=page)
     made = server(app, "127.0.0.1", 0)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=made.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

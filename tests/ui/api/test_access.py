@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -12,6 +13,7 @@ import pytest
 
 from asd.errors import ZelligeError
 from tests.ui.api.conftest import TOKEN, Live, serving
+from ui.address import listen
 from ui.api import Settings
 from ui.api.access import Access
 from ui.api.errors import ApiError
@@ -83,6 +85,15 @@ def test_the_command_from_start_to_stop(tmp_path: Path, capsys: pytest.CaptureFi
         server.send_signal(signal.SIGINT)
         rest = server.communicate(timeout=300)[1]
     assert server.returncode == 0 and rest == ""
+
+
+def test_no_packet_of_an_answer_waits_for_the_client() -> None:
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def basic(password: str) -> str:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,33 +77,37 @@ def test_forms_of_another_kind(live: Live, body: bytes, kind: str, status: int, 
     assert answer.status == status and told in answer.error
 
 
-def test_too_many_at_a_time_are_sent_away_and_the_connection_lives(tmp_path: Path) -> None:
-    with serving(tmp_path, max_scores=2) as live:
+@pytest.fixture(scope="module")
+def two_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server whose process of scores has been started."""
+    with serving(tmp_path_factory.mktemp("two"), max_scores=2) as live:
         assert live.upload(("a.png", picture())).status == 200
-        answers: list[Answer] = []
-        body = ("a.png", picture(250))
-        threads = [threading.Thread(target=lambda: answers.append(live.upload(body, body, body))) for _ in range(10)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(300)
-        found = sorted(answer.status for answer in answers)
-        assert len(found) == 10 and set(found) == {200, 429} and found.count(200) >= 2
-        assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status == 429)
-        assert "connection" not in answers[-1].headers
-        assert live.app.state.service.pool.inside == 0
+        yield live
 
 
-def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
-    with serving(tmp_path) as live:
-        assert live.upload(("a.png", picture())).status == 200
-        pool = live.app.state.service.pool._pool
-        (process,) = pool._processes.values()
-        os.kill(process.pid, 9)
-        time.sleep(0.5)
-        (result,) = live.upload(("a.png", picture())).json["results"]
-        assert "score" in result
-        assert live.app.state.service.pool._pool is not pool
+def test_too_many_at_a_time_are_sent_away_and_the_connection_lives(two_places: Live) -> None:
+    answers: list[Answer] = []
+    body = ("a.png", picture(250))
+    threads = [threading.Thread(target=lambda: answers.append(two_places.upload(*[body] * 3))) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    found = sorted(answer.status for answer in answers)
+    assert len(found) == 10 and set(found) == {200, 429} and found.count(200) >= 2
+    assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status == 429)
+    assert "connection" not in answers[-1].headers
+    assert two_places.app.state.service.pool.inside == 0
+
+
+def test_a_process_that_dies_is_replaced(two_places: Live) -> None:
+    pool = two_places.app.state.service.pool._pool
+    (process,) = pool._processes.values()
+    os.kill(process.pid, 9)
+    time.sleep(0.5)
+    (result,) = two_places.upload(("a.png", picture())).json["results"]
+    assert "score" in result
+    assert two_places.app.state.service.pool._pool is not pool
 
 
 def test_a_killed_server_takes_its_processes_along() -> None:

@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[3]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync",
-    "--disable-component-update", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+    "--disable-component-update", "--disable-gpu", "--enable-unsafe-swiftshader",
 )  # fmt: skip
+"""The solid's WebGL is drawn by SwiftShader; were the page itself too, that would take most of the tests' time."""
 PATIENCE = 90_000
 """Milliseconds that anything may take: a machine that does other things too is slow, and what never comes fails too."""
 HAS_WEIGHTS = (ROOT / "materials" / "weights" / "model_index.json").is_file()
