@@ -81,7 +81,7 @@ def from_tensor(images: Tensor, output_type: str) -> Any:
     """Images (N, 3, H, W), about [-1, 1], as diffusers' pipelines return them; "latent" is not this function's."""
     if output_type == "pt":
         return (images * 0.5 + 0.5).clamp(0, 1)
-    pixels = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    pixels = (images * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     if output_type == "np":
         return pixels
     from PIL import Image

@@ -171,25 +171,31 @@ def cycles(arch: str, processors: int, shape: Shape, config: Config) -> float:
     if config.chunk < main:
         moved += config.block_m * main * 2 / (chip.bytes * 2)  # the queries come again, mostly from L1
     softmax = area * 1.5 / chip.exponentials
-    resident = max(1, min(
-        SHARED_LIMIT[arch] // max(1, shared_bytes(arch, shape.d, config)),
-        _REGISTERS * (2 if arch == "gfx942" else 1) // (registers(arch, shape.d, config) * config.warps * 32),
-        chip.threads // (config.warps * 32),
-    ))  # fmt: skip
-    # with two programs or two stages side by side, the parts overlap; alone they add up
-    overlap = min(
-        1.0, 0.35 * (resident - 1) + 0.3 * (config.stages - 1) + (0.1 if config.variant == "descriptor" else 0)
-    )
     parts = (matrix, moved, softmax)
-    tile = overlap * max(parts) + (1 - overlap) * sum(parts) + 60 * (1 - overlap)
+    resident = _resident(arch, shape.d, config)
+    # a program alone waits for each part in turn; side by side they fill what the others leave, up to the busiest unit
+    alone = sum(parts) / (1 + 0.1 * (config.stages - 1)) + 60
+
+    def together(programs: int) -> float:
+        return tiles * max(1.6 * programs * max(parts), alone * (1 + 0.05 * (programs - 1))) + 1500
+
     programs = _blocks(shape, config) * shape.batch_heads * config.splits
-    rounds = math.ceil(programs / (processors * resident)) if programs > processors else 1
-    beside = min(resident, math.ceil(programs / processors))
-    cost = rounds * beside * (tiles * tile + 1500)
+    rounds, rest = divmod(programs, processors * resident)
+    cost = rounds * together(resident) + (together(math.ceil(rest / processors)) if rest else 0.0)
     if config.splits > 1:
         rows = shape.batch_heads * shape.n_queries / processors
         cost += 5000 + rows * (config.splits * 8 + 2) * shape.d / chip.bytes
     return cost
+
+
+def _resident(arch: str, d: int, config: Config) -> int:
+    """How many programs a processor runs side by side."""
+    held = _REGISTERS * (2 if arch == "gfx942" else 1)
+    return max(1, min(
+        SHARED_LIMIT[arch] // max(1, shared_bytes(arch, d, config)),
+        held // (registers(arch, d, config) * config.warps * 32),
+        CHIPS[arch].threads // (config.warps * 32),
+    ))  # fmt: skip
 
 
 @dataclass(frozen=True)

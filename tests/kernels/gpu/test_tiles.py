@@ -24,7 +24,7 @@ def test_candidates_fit(arch: str, d: int) -> None:
 
 
 def test_one_head_with_few_queries_is_split_and_a_full_gpu_is_not() -> None:
-    assert tiles.pick("sm_90", 132, Shape(1, 4096, 4096, 512)).splits > 1
+    assert tiles.pick("sm_90", 132, Shape(1, 512, 16384, 512)).splits > 1
     assert tiles.pick("sm_90", 132, Shape(1, 65536, 65536, 512)).splits == 1
     assert tiles.pick("sm_86", 28, Shape(16, 16384, 16384, 40)).splits == 1
 
@@ -36,6 +36,16 @@ def test_without_measurements_only_gated_configs_are_picked(arch: str) -> None:
             continue  # measured: more than the fixed config may be picked
         picked = tiles.pick(arch, 80, Shape(8, 1000, 77, d))
         assert replace(picked, splits=1) == tiles.defaults(arch, d)
+
+
+@pytest.mark.parametrize("d", HEAD_SIZES)
+def test_what_was_measured_is_picked_where_it_was(d: int) -> None:
+    known = tiles.corrections()["sm_90", d].constants
+    picked = {tiles.pick("sm_90", 132, Shape(bh, n, n, d)) for bh in (1, 7, 40) for n in (77, 1000, 9000)}
+    assert len(picked) > 1  # shapes that differ so much want different tiles
+    for config in picked:
+        assert replace(config, splits=1) in known
+        assert tiles.shared_bytes("sm_90", d, config) <= SHARED_LIMIT["sm_90"]
 
 
 def test_more_work_costs_more() -> None:
