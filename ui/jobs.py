@@ -206,6 +206,7 @@ def _make(
                 lock=locks or None,
                 callback=report,
                 **({} if request.guide == "none" else {"guide": request.guide}),
+                **({} if request.refine == 1 else {"refine": request.refine}),
                 **variation,
             )
         with refused(folder):
