@@ -21,6 +21,7 @@ from asd.tile_guide import TileGuide
 from materials.conditioning import SCALE_RANGE, condition_vector
 from materials.consistent import checked_locks, consistent
 from materials.defaults import GUIDANCE, STEPS
+from materials.density import base_size
 from materials.grain import STRENGTH as GRAIN
 from materials.grain import add_detail
 from materials.material import Material
@@ -293,14 +294,14 @@ class MaterialPipeline(DiffusionPipeline):
         options: Options,
     ) -> list[Material]:
         """`__call__` with `refine`: a base of each, without the grain, and its refinement."""
-        from materials.refine import base_locks, base_size, check_factor, refine, refine_steps
+        from materials.refine import base_locks, check_factor, refine, refine_steps
 
         check_factor(self, factor)
         if options.get("mask") is not None:
             raise ZelligeError(f"Expected no refine beside a mask, which keeps texels as they are, but got {factor}.")
         locks = checked_locks(options.get("lock") or {}, size)
         small, seamless = base_size(size, factor), options.get("seamless", "xy")
-        options["lock"] = base_locks(locks, small, seamless)
+        options |= {"lock": base_locks(locks, small, seamless), "size": small, "grain": 0.0}
         first = options.get("steps") or STEPS
         total = first + refine_steps(self.scheduler, factor)
 
@@ -309,11 +310,11 @@ class MaterialPipeline(DiffusionPipeline):
                 if tell is not None:
                     tell(begun + k, total)
 
-            scale = options.get("scale")
-            base = self(prompts[i], seed=seeds[i], size=small, grain=0.0, callback=lambda k, _: told(k), **options)
+            own: Options = {**options, "callback": lambda k, _: told(k)}
+            base = self(prompts[i], seed=seeds[i], **own)
             return refine(
-                self, base, prompts[i], factor=factor, size=size, seed=seeds[i], scale=scale, grain=grain, lock=locks,
-                callback=lambda k, _: told(k, first),
+                self, base, prompts[i], factor=factor, size=size, seed=seeds[i], scale=options.get("scale"),
+                grain=grain, lock=locks, callback=lambda k, _: told(k, first),
             )  # fmt: skip
 
         return [make(i, _told(i, len(prompts), callback)) for i in range(len(prompts))]

@@ -16,6 +16,7 @@ from asd.seamless import SeamlessAxes, parse_axes
 from asd.two_stage import Settings, Tiling, finished, second_stage, steps_run
 from materials.conditioning import SCALE_RANGE
 from materials.consistent import consistent
+from materials.density import FACTORS, base_size
 from materials.errors import SizeError, ZelligeError
 from materials.grain import STRENGTH as GRAIN
 from materials.grain import add_detail
@@ -23,14 +24,12 @@ from materials.material import Material
 from materials.pipeline import BASE_TEXELS, MaterialPipeline
 from materials.texture_model import TextureModel
 
-FACTORS = (2, 4, 8)
-"""How many times as many texels along a side a material can be given."""
 LARGEST_PASS = 4
 """Of one pass; more is done in two."""
 STEPS, STRENGTH = 18, 0.23
 """Of the schedule, and the share of them that a pass runs: 4 steps from a noise level of 0.45."""
 TILING = Tiling(method="overlap25")
-"""In four steps, moving tiles without an overlap leave lines across smooth stones; a quarter shared and blended none."""
+"""In four steps, tiles that move but share nothing leave lines across smooth stones; a quarter shared leaves none."""
 ANCHOR = 1.0
 LAYOUT = 8
 """Texels of the material before, per sample of the grid on which it decides: waves of twice that and longer are its."""
@@ -49,15 +48,6 @@ class MapsModel(TextureModel):
     def decode(self, latents: Tensor, seamless: SeamlessAxes) -> Tensor:
         """Network maps (N, 8, H, W), float32 on the CPU, about [-1, 1]."""
         return self._tiled(seamless).decode(self._raw(latents), return_dict=False)[0].float().cpu()
-
-
-def base_size(size: tuple[int, int], factor: int) -> tuple[int, int]:
-    """(width, height) at which a material is made that is refined to `size`.
-
-    >>> base_size((2048, 1000), 8)
-    (256, 125)
-    """
-    return max(1, round(size[0] / factor)), max(1, round(size[1] / factor))
 
 
 def passes(size: tuple[int, int], factor: int) -> list[tuple[int, int]]:
@@ -145,8 +135,11 @@ def refine(
     made = finished(model, latents, at, size, base.seamless)
     made = (made + wide(maps, made, wrap_x=wrap_x, wrap_y=wrap_y)).clamp(-1, 1)[0]
     made[:3] = add_detail(made[:3] * 0.5 + 0.5, seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain) * 2 - 1
-    crossover = LAYOUT * 2 * min(metres / side for metres, side in zip(base.size_m, base.size, strict=True))
-    return consistent(made, base.size_m, base.seamless, lock or {}, depth_m=base.depth_m, crossover_m=crossover)
+    texel_m = [metres / side for metres, side in zip(base.size_m, base.size, strict=True)]
+    # a side that the factor doesn't divide has a part of a texel more or less than the base, all of one size
+    size_m = (texel_m[0] / factor * size[0], texel_m[1] / factor * size[1])
+    crossover = 2 * LAYOUT * min(texel_m)
+    return consistent(made, size_m, base.seamless, lock or {}, depth_m=base.depth_m, crossover_m=crossover)
 
 
 def wide(base: Tensor, made: Tensor, *, wrap_x: bool, wrap_y: bool) -> Tensor:
