@@ -146,7 +146,8 @@ def wide(base: Tensor, made: Tensor, *, wrap_x: bool, wrap_y: bool) -> Tensor:
     """What is to be added to `made` (N, C, H, W) so that its wide waves are those of `base` (N, C, h, w)."""
     wraps = {"wrap_x": wrap_x, "wrap_y": wrap_y}
     few = (max(1, base.shape[-2] // LAYOUT), max(1, base.shape[-1] // LAYOUT))
-    return resample(resample(base, few, **wraps) - resample(made, few, **wraps), tuple(made.shape[-2:]), **wraps)
+    height, width = made.shape[-2:]
+    return resample(resample(base, few, **wraps) - resample(made, few, **wraps), (height, width), **wraps)
 
 
 def check_factor(pipeline: MaterialPipeline, factor: int) -> None:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seamless", metavar="|".join(get_args(Seamless)), default="xy", help="axes that tile (%(default)s)")
     add(
         "--refine", metavar="1|2|4|8", type=whole, default=1,
-        help="make it with so many times fewer texels along a side, and refine that to --size: finer, not more of it (1)",
+        help="make it with so many times fewer texels a side, and refine that to --size: finer, not more of it (1)",
     )  # fmt: skip
     add(
         "--guide", metavar="|".join(get_args(Seamless)), default="none",
