@@ -30,7 +30,10 @@ STEPS, STRENGTH = 18, 0.23
 """Of the schedule, and the share of them that a pass runs: 4 steps from a noise level of 0.45."""
 TILING = Tiling(method="overlap25")
 """In four steps, tiles that move but share nothing leave lines across smooth stones; a quarter shared leaves none."""
+VAE_TILE = 96
+"""Latent cells; the autoencoder sees some 20 more on every side, of which a small tile has more than of itself."""
 ANCHOR = 1.0
+"""Low frequencies of the latents are the base's at every step."""
 LAYOUT = 8
 """Texels of the material before, per sample of the grid on which it decides: waves of twice that and longer are its."""
 SALT = 0x2F7A1D9B
@@ -113,8 +116,9 @@ def refine(
         )
     scale = math.log2(min(base.size) / BASE_TEXELS) if scale is None else scale
     model = MapsModel(
-        pipeline, [prompt], guidance=1.0, scale=min(SCALE_RANGE[1], max(SCALE_RANGE[0], scale + math.log2(factor)))
-    )
+        pipeline, [prompt], guidance=1.0, scale=min(SCALE_RANGE[1], max(SCALE_RANGE[0], scale + math.log2(factor))),
+        vae_tile=VAE_TILE,
+    )  # fmt: skip
     wrap_x, wrap_y = parse_axes(base.seamless)
     own = (seed ^ SALT) % 2**63
     total = refine_steps(model.scheduler, factor)

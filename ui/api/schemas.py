@@ -27,7 +27,9 @@ Size = Annotated[
 
 
 def _whole(value: object) -> object:
-    """To JSON, 7.0 is a whole number too."""
+    """To JSON, 7.0 is a whole number too, and true is none."""
+    if isinstance(value, bool):
+        raise ValueError("Expected a whole number, but got true or false")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -77,6 +79,7 @@ class JobIn(BaseModel):
     refine: Annotated[
         Refine,
         Field(description="Made with so many times fewer texels along a side and refined to `size`: finer, not more."),
+        _WHOLE,
     ] = 1
     lock: Lock = Field(default_factory=Lock)
     model: Name | None = None
