@@ -27,7 +27,7 @@ from materials.texture_model import TextureModel
 LARGEST_PASS = 4
 """Of one pass; more is done in two."""
 STEPS, STRENGTH = 18, 0.23
-"""Of the schedule, and the share of them that a pass runs: 4 steps from a noise level of 0.45."""
+"""Of the schedule, and the share of them that a pass runs: 4 steps from a noise level of 0.46."""
 TILING = Tiling(method="overlap25")
 """In four steps, tiles that move but share nothing leave lines across smooth stones; a quarter shared leaves none."""
 VAE_TILE = 96
