@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -44,11 +45,14 @@ def consistent(
     locks: Mapping[str, Tensor],
     *,
     cut: SeamlessAxes = "none",
+    depth_m: float | None = None,
+    crossover_m: float | None = None,
 ) -> Material:
     """A material whose normal is the normal of its height, with locked maps as they were given.
 
     The network's height has no unit; the depth that explains its normals best gives it one. Then both are merged: wide
-    shapes from the height, fine ones from the normals. On the axes of `cut` it begins where it is calmest.
+    shapes from the height, fine ones from the normals. On the axes of `cut` it begins where it is calmest. A height
+    whose unit is known comes with it, `depth_m`, which is kept; `crossover_m` is that of `reconcile`.
     """
     normal, height = normal_from_xy(x[None, 3:5]), x[None, 5:6] * 0.5 + 0.5
     if "height" in locks:
@@ -57,9 +61,14 @@ def consistent(
         normal = locks["normal"][None]
         height, depth = height_from_normal(normal, size_m=size_m, seamless=seamless)
     else:
-        depth = fit_depth(normal, height, size_m=size_m, seamless=seamless).clamp(1e-4 * min(size_m), FULL_DEPTH_M)
+        known = depth_m is not None
+        depth = torch.tensor([depth_m]) if known else fit_depth(normal, height, size_m=size_m, seamless=seamless)
+        depth = depth.clamp(1e-4 * min(size_m), math.inf if known else FULL_DEPTH_M)
         if "height" not in locks:
-            merged = reconcile(normal, height, depth_m=depth, size_m=size_m, seamless=seamless)
+            merged = reconcile(
+                normal, height, depth_m=depth, size_m=size_m, seamless=seamless, crossover_m=crossover_m,
+                keep_depth=known,
+            )  # fmt: skip
             height, depth = merged.height, merged.depth_m
         normal = normal_from_height(height, depth_m=depth, size_m=size_m, seamless=seamless)
     unit = x * 0.5 + 0.5

@@ -119,12 +119,14 @@ def reconcile(
     size_m: tuple[float, float] | Tensor,
     seamless: str = "xy",
     crossover_m: float | None = None,
+    keep_depth: bool = False,
 ) -> Reconciled:
     """Merge normals (N, 3, H, W) and height (N, 1, H, W) in [0, 1] into one consistent pair.
 
     Minimises |grad z - slopes|^2 + (2 pi / crossover_m)^2 |z - height|^2 (a screened Poisson equation, solved in the
     Fourier domain): shapes wider than `crossover_m` follow the height, finer ones the normals. By default it is an
-    eighth of the shorter side. Raises ValueError for shapes that do not fit or a crossover that is not above 0.
+    eighth of the shorter side. With `keep_depth` what rises above the given depth or falls below its ground is cut off.
+    Raises ValueError for shapes that do not fit or a crossover that is not above 0.
     """
     if height.ndim != 4 or height.shape[1] != 1 or height.shape[-2:] != normal.shape[-2:]:
         raise ValueError(f"Expected height as (N, 1, H, W) like the normals, but got {tuple(height.shape)}")
@@ -135,10 +137,12 @@ def reconcile(
     depth = torch.as_tensor(depth_m, dtype=height.dtype, device=height.device).reshape(-1, 1, 1, 1)
     given = height * depth
     field = _integrate(*slopes, size, seamless, anchor=given, weight=(2 * math.pi / crossover) ** 2).to(height.dtype)
-    low = field.amin(dim=(-2, -1), keepdim=True).clamp(max=0)
-    high = torch.maximum(field.amax(dim=(-2, -1), keepdim=True), depth)
+    low, high = torch.zeros_like(depth), depth
+    if not keep_depth:
+        low = field.amin(dim=(-2, -1), keepdim=True).clamp(max=0)
+        high = torch.maximum(field.amax(dim=(-2, -1), keepdim=True), depth)
     merged = ((field - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
-    new_depth = (high - low).flatten()
+    new_depth = (high - low).expand(len(merged), 1, 1, 1).flatten()
     result = normal_from_height(merged, depth_m=new_depth, size_m=size.to(height.dtype), seamless=seamless)
     # the angle by atan2: acos loses half the digits near 0
     sine = torch.linalg.vector_norm(torch.linalg.cross(normal, result, dim=1), dim=1)

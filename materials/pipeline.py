@@ -21,6 +21,7 @@ from asd.tile_guide import TileGuide
 from materials.conditioning import SCALE_RANGE, condition_vector
 from materials.consistent import checked_locks, consistent
 from materials.defaults import GUIDANCE, STEPS
+from materials.density import base_size
 from materials.grain import STRENGTH as GRAIN
 from materials.grain import add_detail
 from materials.material import Material
@@ -79,6 +80,7 @@ class Options(TypedDict, total=False):
     neighbour: int | None
     amount: float | None
     guide: SeamlessAxes | None
+    refine: int | None
     callback: Callable[[int, int], None] | None
 
 
@@ -197,6 +199,7 @@ class MaterialPipeline(DiffusionPipeline):
         neighbour: int | None = None,
         amount: float | None = None,
         guide: SeamlessAxes | None = None,
+        refine: int | None = None,
         callback: Callable[[int, int], None] | None = None,
     ) -> Material | list[Material]:
         """Make one material, or one for each prompt of a list.
@@ -220,6 +223,8 @@ class MaterialPipeline(DiffusionPipeline):
             guide: axes out of those that `seamless` leaves, along which samples are steered to tile by
                 `asd.tile_guide.TileGuide`, with nothing wrapped in the networks. It takes ten times as long, and mostly
                 succeeds; the maps' own maths then treats these axes as a torus too.
+            refine: 2, 4 or 8: the material is made with so many times fewer texels along a side, and then refined to
+                `size` (`materials.refine`): finer detail of the same layout in place of more of the material.
             callback: called as (step, steps) after every step.
 
         Raises:
@@ -243,6 +248,14 @@ class MaterialPipeline(DiffusionPipeline):
             raise ZelligeError(f"Expected guidance as a finite number, but got {guidance}.")
         parse_axes(seamless)
         guided = _guided(guide or "none", seamless, mask)
+        if refine not in (None, 1):
+            options: Options = {
+                "seamless": seamless, "steps": steps, "guidance": guidance, "scale": scale, "lock": lock,
+                "image": image, "strength": strength, "mask": mask, "neighbour": neighbour, "amount": amount,
+                "guide": guide,
+            }  # fmt: skip
+            made = self._refined(prompts, seeds, size, refine, grain, callback, options)
+            return made[0] if single else made
         tiled = _union(seamless, guided)
         multiple = FACTOR * self.stride
         least_side = multiple * math.ceil(LEAST_SIDE / multiple)
@@ -269,6 +282,42 @@ class MaterialPipeline(DiffusionPipeline):
             base = kept_material(variation, tiled, self)
             made = [pasted(each, base, variation.mask) for each in made]
         return made[0] if single else made
+
+    def _refined(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        size: tuple[int, int],
+        factor: int,
+        grain: float,
+        callback: StepTold | None,
+        options: Options,
+    ) -> list[Material]:
+        """`__call__` with `refine`: a base of each, without the grain, and its refinement."""
+        from materials.refine import base_locks, check_factor, refine, refine_steps
+
+        check_factor(self, factor)
+        if options.get("mask") is not None:
+            raise ZelligeError(f"Expected no refine beside a mask, which keeps texels as they are, but got {factor}.")
+        locks = checked_locks(options.get("lock") or {}, size)
+        small, seamless = base_size(size, factor), options.get("seamless", "xy")
+        options |= {"lock": base_locks(locks, small, seamless), "size": small, "grain": 0.0}
+        first = options.get("steps") or STEPS
+        total = first + refine_steps(self.scheduler, factor)
+
+        def make(i: int, tell: StepTold | None) -> Material:
+            def told(k: int, begun: int = 0) -> None:
+                if tell is not None:
+                    tell(begun + k, total)
+
+            own: Options = {**options, "callback": lambda k, _: told(k)}
+            base = self(prompts[i], seed=seeds[i], **own)
+            return refine(
+                self, base, prompts[i], factor=factor, size=size, seed=seeds[i], scale=options.get("scale"),
+                grain=grain, lock=locks, callback=lambda k, _: told(k, first),
+            )  # fmt: skip
+
+        return [make(i, _told(i, len(prompts), callback)) for i in range(len(prompts))]
 
     def settled(self, steps: int | None, guidance: float | None, grain: float | None) -> tuple[int, float, float]:
         """The three, each the model's own default where it is None."""
@@ -433,10 +482,12 @@ def one_by_one(n: int, callback: StepTold | None, make: Callable[[int, StepTold 
     A CPU gains nothing from a batch, and one by one a sample is the same to the bit in any company.
     """
 
-    def told(i: int) -> StepTold | None:
-        return None if callback is None else lambda k, of, tell=callback: tell(i * of + k, n * of)
+    return torch.cat([make(i, _told(i, n, callback)) for i in range(n)])
 
-    return torch.cat([make(i, told(i)) for i in range(n)])
+
+def _told(i: int, n: int, callback: StepTold | None) -> StepTold | None:
+    """The callback of sample `i` of `n`, each with as many steps, that counts the steps of all."""
+    return None if callback is None else lambda k, of, tell=callback: tell(i * of + k, n * of)
 
 
 def stacked(parts: Sequence[PromptEmbedding]) -> PromptEmbedding:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from asd.errors import ZelligeError
 from materials.defaults import STEPS
+from materials.density import base_size
 from ui import memory
 from ui.jobs import sized
 from ui.output import free_space
@@ -20,6 +21,8 @@ GUESSED_RATE = 0.008
 """Megapixels per second of the shipped model with all its files on one thread of a busy machine: others make more."""
 GUIDED_WORK = 10
 """How many times as long a guided material takes (measured at 256x256 px)."""
+REFINED_WORK = 1.5
+"""How many times as long as a pixel that is made one takes that is refined."""
 LEAST_PIXELS = 256**2
 """Smaller results take as long: the model works at the size it was trained at, and the preview has one size."""
 
@@ -60,11 +63,14 @@ def estimate(plan: Plan, rate: float | None = None) -> Estimate:
 
 
 def work(request: Request) -> float:
-    """Pixels to make, small results counted as `LEAST_PIXELS`, more steps than usual and guidance as more pixels."""
+    """Pixels to make: small ones counted as `LEAST_PIXELS`, more steps, guidance and refinement as more pixels."""
     request = _sized(request)
-    pixels = max(LEAST_PIXELS, request.size[0] * request.size[1]) * request.count
-    pixels *= 1 if request.guide == "none" else GUIDED_WORK
-    return pixels * max(1.0, (request.steps or STEPS) / STEPS)
+    width, height = request.size if request.refine == 1 else base_size(request.size, request.refine)
+    pixels = max(LEAST_PIXELS, width * height) * (1 if request.guide == "none" else GUIDED_WORK)
+    pixels *= max(1.0, (request.steps or STEPS) / STEPS)
+    if request.refine != 1:
+        pixels += REFINED_WORK * request.size[0] * request.size[1]
+    return request.count * pixels
 
 
 def _sized(request: Request) -> Request:

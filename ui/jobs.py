@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from asd.errors import OutputError, SizeError, ZelligeError
 from materials.atomic import refused, staged
+from materials.density import base_size
 from ui import memory
 from ui.enlarging import in_one_step
 from ui.locks import load_locks
@@ -206,6 +207,7 @@ def _make(
                 lock=locks or None,
                 callback=report,
                 **({} if request.guide == "none" else {"guide": request.guide}),
+                **({} if request.refine == 1 else {"refine": request.refine}),
                 **variation,
             )
         with refused(folder):
@@ -296,7 +298,10 @@ def _check_device(device: str) -> None:
 def memory_needed(request: Request) -> int:
     """Peak resident bytes of one sample, estimated. Raises ZelligeError for a photo that cannot be read."""
     if request.kind != "maps":
-        return memory.memory_estimate(request.size, request.kind if request.guide == "none" else "guided")
+        kind = request.kind if request.guide == "none" else "guided"
+        if request.refine == 1:
+            return memory.memory_estimate(request.size, kind)
+        return memory.refined_memory_estimate(request.size, base_size(request.size, request.refine), kind)
     from materials.photo import photo_size
 
     return memory.maps_memory_estimate(photo_size(str(request.image)), sized(request).size)

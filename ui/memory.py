@@ -11,6 +11,8 @@ BASE_BYTES = 1_000_000_000
 """torch, the text encoder and the networks before the first pixel."""
 GUIDED_BYTES_PER_PIXEL = 9500
 """As above for a guided material: what the decoder and the score keep for the gradient (measured at 256x256: 8,800)."""
+REFINED_BYTES_PER_PIXEL = 450
+"""Of a refined material, whose networks work in tiles: maps, fields and a tile's activations (measured at 2K: 420)."""
 MAPS_BASE_BYTES = 1_600_000_000
 """torch, the text encoder, and the autoencoder on a photo at the size that it reads."""
 MAPS_BYTES_PER_PIXEL = 300
@@ -36,6 +38,11 @@ def memory_estimate(size: tuple[int, int], kind: str = "material") -> int:
     """
     kinds = {"image": PICTURE_BYTES_PER_PIXEL, "upscale": UPSCALE_BYTES_PER_PIXEL, "guided": GUIDED_BYTES_PER_PIXEL}
     return BASE_BYTES + kinds.get(kind, BYTES_PER_PIXEL) * size[0] * size[1]
+
+
+def refined_memory_estimate(size: tuple[int, int], base: tuple[int, int], kind: str = "material") -> int:
+    """As `memory_estimate` of a material of (width, height) pixels that is refined from one of `base` pixels."""
+    return max(memory_estimate(base, kind), BASE_BYTES + REFINED_BYTES_PER_PIXEL * size[0] * size[1])
 
 
 def maps_memory_estimate(photo: tuple[int, int], size: tuple[int, int]) -> int:

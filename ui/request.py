@@ -15,6 +15,7 @@ Seamless = Literal["none", "x", "y", "xy"]
 SeamlessOrAuto = Literal["auto", "none", "x", "y", "xy"]
 HeightFormat = Literal["png16", "exr"]
 LockedMap = Literal["basecolor", "normal", "height", "roughness", "metallic"]
+Refine = Literal[1, 2, 4, 8]
 
 MAX_PROMPT = 2000
 """Characters. The text encoder reads a few hundred; a longer text is a file pasted by mistake."""
@@ -36,10 +37,11 @@ DEFAULT_AMOUNT = 0.3
 _VARIATION = ("image", "strength", "mask", "vary", "amount")
 _LORA = ("lora", "lora_scale")
 _MADE_ONLY = (
-    "guide", "prompt", "seed", "count", "steps", "guidance", "scale", "lock", "negative", *_VARIATION[1:], *_LORA,
+    "guide", "refine", "prompt", "seed", "count", "steps", "guidance", "scale", "lock", "negative",
+    *_VARIATION[1:], *_LORA,
 )  # fmt: skip
 _PICTURES = ("image", "upscale")
-_PICTURES_LACK = ("guide", "lock", "height_format", "vary", "amount")
+_PICTURES_LACK = ("guide", "refine", "lock", "height_format", "vary", "amount")
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -71,6 +73,8 @@ class Request:
     """The axes on which the tile repeats without a seam; "auto" is "xy" for a material, what the photo has for maps."""
     guide: Seamless = "none"
     """Axes, out of the others, along which a material is steered to tile by the tileability loss; it mostly does."""
+    refine: Refine = 1
+    """A material is made with so many times fewer texels along a side and refined to `size`: finer, not more of it."""
     seed: int = 0
     """Seed of the first sample; sample i has seed + i, whatever else the request holds."""
     count: int = 1
@@ -132,6 +136,7 @@ class Request:
             self._check_picture()
         elif self.negative is not None:
             raise ZelligeError("Expected no negative with kind material, but got one")
+        self._check_refine()
         self._check_variation()
         # frozen: the kind's own values take their places before anybody sees the request
         if self.size == OWN_SIZE:
@@ -150,6 +155,12 @@ class Request:
             )
         if self.guide != "none" and self.mask is not None:
             raise ZelligeError(f"Expected no guide beside a mask, but got {self.guide}")
+
+    def _check_refine(self) -> None:
+        if not (_is_whole(self.refine) and self.refine in get_args(Refine)):
+            raise ZelligeError(f"Expected refine to be 1, 2, 4 or 8, but got {_short(self.refine)}")
+        if self.refine != 1 and self.mask is not None:
+            raise ZelligeError(f"Expected no refine beside a mask, but got {self.refine}")
 
     def _check_variation(self) -> None:
         for name, what in (("image", "a photo or a material's folder"), ("mask", "an image")):
@@ -219,6 +230,7 @@ class Request:
         if self.kind == "material":
             foreign = ("negative", *(name for name in _VARIATION if values[name] is None))
             foreign += ("guide",) if self.guide == "none" else ()
+            foreign += ("refine",) if self.refine == 1 else ()
         elif self.kind in _PICTURES:
             foreign = _PICTURES_LACK
         else:

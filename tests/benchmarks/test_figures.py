@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from benchmarks import colours, equivariance, generator, sizes
+from benchmarks import colours, equivariance, generator, pairs, sizes
 
 
 def test_rolled_difference_tells_a_torus_from_a_border() -> None:
@@ -96,4 +98,35 @@ def test_colour_figures(tmp_path: Path) -> None:
     figures, rows = colours.colour_figures(pairs, argparse.Namespace(out=tmp_path, seeds=1))
     values = {f.name.strip(): f.value for f in figures}
     assert values["images nearer to their own colour"] == 0.5
+    assert [r["right"] for r in rows] == [True, False]
+
+
+def test_words_of_pairs_and_their_classes() -> None:
+    classes = ["concrete/plaster", "floor/wall (other)", "gravel/pebbles", "paving/cobble", "roof", "tile", "brick"]
+    assert pairs.own_words(("weathered roof shingles", "weathered gravel")) == ("roof shingles", "gravel")
+    names = ("roof shingles", "gravel", "brick wall", "ceramic tiles", "cobblestone paving")
+    found = [pairs.class_of(name, classes[::-1]) for name in names]
+    assert found == ["roof", "gravel/pebbles", "brick", "tile", "paving/cobble"]
+    with pytest.raises(ValueError, match="a class named in 'velvet'"):
+        pairs.class_of("velvet", classes)
+
+
+def test_choices_are_counted_by_image_and_by_pair() -> None:
+    def row(kind: str, prompt: str, against: str, right: bool) -> dict[str, Any]:
+        return {"kind": kind, "prompt": prompt, "against": against, "seed": 0, "right": right}
+
+    rows = [row("colour", "red", "blue", True), row("colour", "blue", "red", True)]
+    rows += [row("material", "sand", "snow", False), row("material", "snow", "sand", True)]
+    found = {f.name: f.value for f in pairs.figures_of(rows)}
+    assert found == {
+        "pairs": 2, "choices": 4, "right choices": 0.75, "  colour": 1, "  material": 0.5, "pairs with both right": 0.5,
+    }  # fmt: skip
+    assert [f.passed for f in pairs.figures_of(rows) if f.bar] == [False]
+
+
+def test_a_colour_is_chosen_by_the_mean_of_the_picture(tmp_path: Path) -> None:
+    pair = {"prompt_a": "red brick wall", "prompt_b": "blue brick wall", "kind": "colour"}
+    for prompt, pixel in (("red brick wall", (160, 40, 30)), ("blue brick wall", (150, 50, 40))):
+        Image.new("RGB", (8, 8), pixel).save(tmp_path / f"{colours.file_id(prompt, 0)}.png")
+    rows = pairs.colour_choices([pair], argparse.Namespace(out=tmp_path, seeds=1))
     assert [r["right"] for r in rows] == [True, False]

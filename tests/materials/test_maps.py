@@ -106,6 +106,18 @@ def test_reconciled_takes_low_frequencies_from_height_and_high_from_normal() -> 
     assert float(spectrum[32]) == pytest.approx(0.02, rel=0.1)
 
 
+def test_reconciled_keeps_a_depth_that_is_known() -> None:
+    height = smooth(64, 64, n=1)
+    normal = normal_from_height(height, depth_m=0.1, size_m=(1.0, 1.0))
+    given = {"depth_m": 0.05, "size_m": (1.0, 1.0), "crossover_m": 10.0}
+    free, kept = (reconcile(normal, height, **given, keep_depth=keep) for keep in (False, True))
+    # steeper than the height says, so that the merged field is deeper
+    assert float(free.depth_m) > 0.06 and float(kept.depth_m) == pytest.approx(0.05)
+    assert float(kept.height.min()) == 0 and float(kept.height.max()) == 1
+    again = normal_from_height(kept.height, depth_m=0.05, size_m=(1.0, 1.0))
+    torch.testing.assert_close(kept.normal, again)
+
+
 def test_reconciled_pair_agrees_and_states_its_error() -> None:
     height, other = smooth(48, 48, seed=5), smooth(48, 48, seed=6)
     normal = normal_from_height(other, depth_m=0.05, size_m=(1.0, 1.0))

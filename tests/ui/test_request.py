@@ -46,6 +46,7 @@ def test_to_dict_of_a_full_request_is_what_was_given() -> None:
     assert Request.from_dict(VARIED).to_dict() == VARIED
     assert Request.from_dict(FULL_MAPS).to_dict() == FULL_MAPS
     assert Request.from_dict(FULL | {"guide": "y"}).to_dict() == FULL | {"guide": "y"}
+    assert Request.from_dict(FULL | {"refine": 4}).to_dict() == FULL | {"refine": 4}
 
 
 def test_each_kind_has_its_own_defaults() -> None:
@@ -112,6 +113,11 @@ def test_order_of_locks_is_no_difference() -> None:
         ({"guide": "xy", "seamless": "y"}, "guide on axes that seamless leaves out, but got xy beside y"),
         ({"guide": "x", "seamless": "y", "image": "a.png", "mask": "m.png"}, "no guide beside a mask"),
         ({"guide": "x", "seamless": "none", "kind": "image"}, "no guide with kind image"),
+        ({"refine": 3}, "refine to be 1, 2, 4 or 8, but got 3"),
+        ({"refine": True}, "refine to be 1, 2, 4 or 8, but got True"),
+        ({"refine": 2.0}, "refine to be 1, 2, 4 or 8, but got 2.0"),
+        ({"refine": 2, "image": "a.png", "mask": "m.png"}, "no refine beside a mask, but got 2"),
+        ({"refine": 2, "kind": "image"}, "no refine with kind image"),
         ({"seed": -1}, "seed to be a whole number from 0"),
         ({"seed": MAX_SEED, "count": 2}, "seed"),
         ({"seed": 1.0}, "seed"),

@@ -107,3 +107,27 @@ def test_a_guided_material_says_so(checkpoint: str, tmp_path: Path) -> None:
     assert memory_needed(guided) > 2 * memory_needed(plain) and work(guided) > 2 * work(plain)
     told = [fingerprint(made_of(request, Weights(None, "w"))) for request in (plain, guided)]
     assert told[0] != told[1]
+
+
+def test_a_refined_material_says_so(checkpoint: str, tmp_path: Path) -> None:
+    common = ["--size", "96x64", "--steps", "1", "--model", checkpoint]
+    assert cli.main(["material", "brick", "--out", str(tmp_path / "made"), "--refine", "2", *common]) == 0
+    made = json.loads((tmp_path / "made" / "material.json").read_text(encoding="utf-8"))
+    assert (made["request"]["refine"], made["size"]) == (2, [96, 64])
+    assert cli.main(["material", "brick", "--out", str(tmp_path / "plain"), *common]) == 0
+    plain = json.loads((tmp_path / "plain" / "material.json").read_text(encoding="utf-8"))
+    assert "refine" not in plain["request"]
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("id,prompt,size,refine\na,oak,2048x2048,4\nb,oak,2048x2048,\n", encoding="utf-8")
+    refined, whole = (row.request for row in read_manifest(manifest))
+    assert (refined.refine, whole.refine) == (4, 1)
+    assert memory_needed(refined) < 3e9 < memory_needed(whole)
+    assert work(whole) < work(refined) < 2 * work(whole)
+    told = [fingerprint(made_of(request, Weights(None, "w"))) for request in (refined, whole)]
+    assert told[0] != told[1]
+
+
+def test_a_refused_refinement_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["material", "brick", "--refine", "5", "--out", str(tmp_path / "made")]) == 2
+    assert "expected refine to be 1, 2, 4 or 8, but got 5" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()

@@ -10,7 +10,7 @@ from ui.api.errors import ApiError
 from ui.api.settings import SHIPPED, Settings
 from ui.job_store import Job, State
 from ui.queue import JobQueue, fraction
-from ui.request import MAX_COUNT, MAX_PROMPT, MAX_STEPS, HeightFormat, Request, Seamless
+from ui.request import MAX_COUNT, MAX_PROMPT, MAX_STEPS, HeightFormat, Refine, Request, Seamless
 
 _PLAIN = r"[^\x00-\x09\x0B-\x1F\x7F]"
 Prompt = Annotated[
@@ -27,7 +27,9 @@ Size = Annotated[
 
 
 def _whole(value: object) -> object:
-    """To JSON, 7.0 is a whole number too."""
+    """To JSON, 7.0 is a whole number too, and true is none."""
+    if isinstance(value, bool):
+        raise ValueError("Expected a whole number, but got true or false")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -74,6 +76,11 @@ class JobIn(BaseModel):
     steps: Steps | None = None
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False, strict=True)] | None = None
     scale: Annotated[Scalar, Field(strict=True, description="Size of the pattern, 0 to 1.")] | None = None
+    refine: Annotated[
+        Refine,
+        Field(description="Made with so many times fewer texels along a side and refined to `size`: finer, not more."),
+        _WHOLE,
+    ] = 1
     lock: Lock = Field(default_factory=Lock)
     model: Name | None = None
     height_format: HeightFormat = "png16"

@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", metavar="WxH", default="512x512", help="width and height in pixels (%(default)s)")
     add("--seamless", metavar="|".join(get_args(Seamless)), default="xy", help="axes that tile (%(default)s)")
     add(
+        "--refine", metavar="1|2|4|8", type=whole, default=1,
+        help="make it with so many times fewer texels a side, and refine that to --size: finer, not more of it (1)",
+    )  # fmt: skip
+    add(
         "--guide", metavar="|".join(get_args(Seamless)), default="none",
         help="axes, out of those that --seamless leaves, to steer to tile by the tileability loss; slow (%(default)s)",
     )  # fmt: skip
@@ -67,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
             "size": options.size,
             "seamless": options.seamless,
             "guide": options.guide,
+            "refine": options.refine,
             "seed": options.seed,
             "count": options.count,
             "steps": options.steps,

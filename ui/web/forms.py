@@ -15,7 +15,7 @@ from ui.web import fields
 from ui.web.uploads import check_image, printable
 
 EXAMPLES = ("mossy cobblestone wall", "red brick wall", "rusty painted metal", "brown leather", "oak planks")
-FIELDS = 19
+FIELDS = 20
 """Inputs of the form."""
 SCALARS = ("roughness", "metallic", "height")
 
@@ -39,6 +39,10 @@ class Form:
                 self.guidance = fields.optional("Guidance", f"{GUIDANCE:g}", "z-guidance")
             self.scale = fields.optional("Pattern size, 0 to 1", "what fits the size", "z-scale",
                                    info="0: 256 texels along a pattern, 1: 512")  # fmt: skip
+            self.refine = gr.Radio(
+                [("No", 1), ("2 times", 2), ("4 times", 4), ("8 times", 8)], value=1, label="Finer", elem_id="z-refine",
+                info="Made with so many times fewer texels along a side, then given detail: the same layout, finer",
+            )  # fmt: skip
             self.height_format = gr.Radio([("16-bit PNG", "png16"), ("EXR", "exr")], value="png16", label="Height file")
         with gr.Accordion("Keep maps", open=False, elem_id="z-locks"):
             gr.Markdown("A map that is kept comes out as you give it; the others are made as ever. Empty is free.")
@@ -56,13 +60,13 @@ class Form:
         """The components, in the order in which `request` takes their values."""
         return [
             self.prompt, self.width, self.height, self.seamless, self.seed, self.count, self.steps, self.guidance,
-            self.scale, self.height_format, *self.scalars, self.colour, *self.images,
+            self.scale, self.refine, self.height_format, *self.scalars, self.colour, *self.images,
         ]  # fmt: skip
 
 
 def request(values: Sequence[Any]) -> Request:
     """The request that the values of `Form.inputs` make; raises ZelligeError for one that is wrong."""
-    prompt, width, height, seamless, seed, count, steps, guidance, scale, height_format, *rest = values
+    prompt, width, height, seamless, seed, count, steps, guidance, scale, refine, height_format, *rest = values
     scalars, colour, images = rest[: len(SCALARS)], rest[len(SCALARS)], rest[len(SCALARS) + 1 :]
     given = {name: fields.number(f"the kept {name}", value) for name, value in zip(SCALARS, scalars, strict=True)}
     lock: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -83,6 +87,7 @@ def request(values: Sequence[Any]) -> Request:
             "steps": fields.number("steps", steps),
             "guidance": fields.number("guidance", guidance),
             "scale": fields.number("pattern size", scale),
+            "refine": refine,
             "lock": lock,
             "height_format": height_format,
         }
@@ -96,7 +101,7 @@ def fill(made: Request) -> list[Any]:
     numbers = (fields.text_of(value) for value in (made.steps, made.guidance, made.scale))
     return [
         made.prompt, made.size[0], made.size[1], made.seamless, str(made.seed), made.count, *numbers,
-        made.height_format, *(fields.text_of(locks.get(name)) for name in SCALARS),
+        made.refine, made.height_format, *(fields.text_of(locks.get(name)) for name in SCALARS),
         colour if isinstance(colour, str) and colour.startswith("#") else "", *(None for _ in get_args(LockedMap)),
     ]  # fmt: skip
 

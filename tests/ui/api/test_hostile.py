@@ -530,6 +530,7 @@ FIELDS: list[dict[str, Any]] = [
     {"size": "-1x5"}, {"size": "5"}, {"size": "1e3x1e3"}, {"size": "٥x٥"}, {"size": "8x8\n"}, {"seed": -1},
     {"seed": 2**63}, {"seed": True}, {"seed": "7"}, {"seed": 1.5}, {"count": 0}, {"count": 10**9}, {"count": True},
     {"steps": 0}, {"steps": 10**9}, {"guidance": -1}, {"guidance": "x"}, {"scale": 2}, {"seamless": "yx"},
+    {"refine": 3}, {"refine": True},
     {"height_format": "../exr"}, {"strip_metadata": "yes"}, {"prompt": {"a": 1}}, {"prompt": ["oak"]},
     {"prompt": "\x1b[2J"}, {"prompt": " \u3000 "}, {"prompt": "x" * 2001}, {"model": ""}, {"model": 7},
     {"model": {"path": "/etc"}},

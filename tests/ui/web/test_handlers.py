@@ -33,8 +33,9 @@ SCRIPT = "<img src=x onerror=alert(1)><script>alert(1)</script>"
 def values(**changes: Any) -> list[Any]:
     """What the form hands over for PLAIN, with changes by place."""
     made = forms.fill(PLAIN)
-    names = ["prompt", "width", "height", "seamless", "seed", "count", "steps", "guidance", "scale", "height_format"]
-    names += ["roughness", "metallic", "height_lock", "colour", "basecolor_file", "normal_file", "height_file"]
+    names = ["prompt", "width", "height", "seamless", "seed", "count", "steps", "guidance", "scale", "refine"]
+    names += ["height_format", "roughness", "metallic", "height_lock", "colour", "basecolor_file", "normal_file"]
+    names += ["height_file"]
     for name, value in changes.items():
         made[names.index(name)] = value
     return made
