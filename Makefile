@@ -22,7 +22,7 @@ test: .venv/.dev
 	@echo "pyright runs beside the tests; what it finds comes after them."
 	@nice .venv/bin/pyright >.venv/pyright.log 2>&1 & pyright=$$!; \
 	trap 'kill 0' INT; \
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder; tests=$$?; \
+	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder; tests=$$?; \
 	wait $$pyright; types=$$?; \
 	cat .venv/pyright.log; \
 	[ $$tests = 0 ] && [ $$types = 0 ]

@@ -149,10 +149,10 @@ def _over(call: Call, needed: int) -> str | None:
 
 
 def _split_bytes(call: Call, splits: int) -> int:
-    """The log-sum-exp, and where keys are split a float32 result and log-sum-exp of each part."""
+    """The log-sum-exp, and where keys are split a float32 result and log-sum-exp of each part, and counters."""
     batch, heads, queries, _ = call.scores
     rows = batch * heads * queries
-    return 4 * rows + (4 * splits * rows * (call.v.shape[3] + 1) if splits > 1 else 0)
+    return 4 * rows + (4 * splits * rows * (call.v.shape[3] + 1) + 8 * rows if splits > 1 else 0)
 
 
 def _processors(call: Call) -> int:

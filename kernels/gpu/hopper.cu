@@ -187,13 +187,13 @@ __device__ __forceinline__ void shared(u32 at, float (&rows)[2]) {
     asm volatile("ld.shared.f32 %0, [%2];\n ld.shared.f32 %1, [%2 + 32];" : "=f"(rows[0]), "=f"(rows[1]) : "r"(at) : "memory");
 }
 
-// four floats that other blocks wrote, past the cache of this processor
-__device__ __forceinline__ void read_shared_by_all(const float* at, float (&four)[4]) {
+// four floats that other blocks wrote: past the cache of this processor, which could hold older ones
+__device__ __forceinline__ void read_fresh(const float* at, float (&four)[4]) {
     asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
                  : "=f"(four[0]), "=f"(four[1]), "=f"(four[2]), "=f"(four[3]) : "l"(at) : "memory");
 }
 
-__device__ __forceinline__ float read_shared_by_all(const float* at) {
+__device__ __forceinline__ float read_fresh(const float* at) {
     float out;
     asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(out) : "l"(at) : "memory");
     return out;
@@ -333,9 +333,9 @@ __device__ __forceinline__ void merge(const float* parts, const float* part_lse,
     const int thread = threadIdx.x - 128, lane = thread % 32;
     if (thread < rows) {
         float top = __int_as_float(0xff800000), total = 0;
-        for (int i = 0; i < splits; ++i) top = fmaxf(top, read_shared_by_all(part_lse + i * step + thread));
+        for (int i = 0; i < splits; ++i) top = fmaxf(top, read_fresh(part_lse + i * step + thread));
         for (int i = 0; i < splits; ++i) {
-            const float weight = exp2_fast((read_shared_by_all(part_lse + i * step + thread) - top) * 1.4426950408889634f);
+            const float weight = exp2_fast((read_fresh(part_lse + i * step + thread) - top) * 1.4426950408889634f);
             weights[i * BLOCK_M + thread] = weight;
             total += weight;
         }
@@ -352,7 +352,7 @@ __device__ __forceinline__ void merge(const float* parts, const float* part_lse,
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
                 float four[4];
-                read_shared_by_all(at + j * 128, four);
+                read_fresh(at + j * 128, four);
 #pragma unroll
                 for (int c = 0; c < 4; ++c) sum[j][c] += weight * four[c];
             }

@@ -208,7 +208,7 @@ HOST = """
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks, to spare each run the loading of torch")
 def test_kill_9_at_any_moment_changes_no_byte(tmp_path: Path) -> None:
-    kills = int(os.environ.get("ZELLIGE_KILLS", "8"))
+    kills = int(os.environ.get("ZELLIGE_KILLS", "6"))
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(HOST), str(kills), str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(ROOT)},

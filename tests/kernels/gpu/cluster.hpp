@@ -174,8 +174,8 @@ inline void share(u32 at, const u32 (&words)[4]) { std::memcpy(block_of().memory
 inline void shared(u32 at, u32 (&words)[4]) { std::memcpy(words, block_of().memory + at, 16); }
 inline void share(u32 at, const float (&rows)[2]) { for (int r = 0; r < 2; ++r) std::memcpy(block_of().memory + at + 32 * r, rows + r, 4); }
 inline void shared(u32 at, float (&rows)[2]) { for (int r = 0; r < 2; ++r) std::memcpy(rows + r, block_of().memory + at + 32 * r, 4); }
-inline void read_shared_by_all(const float* at, float (&four)[4]) { std::memcpy(four, at, 16); }
-inline float read_shared_by_all(const float* at) { return *at; }
+inline void read_fresh(const float* at, float (&four)[4]) { std::memcpy(four, at, 16); }
+inline float read_fresh(const float* at) { return *at; }
 inline u32 count_up(u32* counter, u32 most) {
     std::lock_guard hold(lock);
     const u32 before = *counter;

@@ -67,7 +67,7 @@ def join(live: Live, session: str, *values: Any) -> Iterator[str]:
     """Press Make on the page; what it then says, line by line."""
     config = live.ask("GET", "/config").json
     place = next(each["id"] for each in config["dependencies"] if each["api_name"] == "on_make")
-    data = [*values, "0", 1, "3", "", "", "png16", "", "", "", "", *[None] * 5]
+    data = [*values, "0", 1, "3", "", "", 1, "png16", "", "", "", "", *[None] * 5]
     asked = live.ask("POST", "/gradio_api/queue/join", data=data, fn_index=place, session_hash=session)
     assert asked.status == 200, asked
     with httpx.stream(
