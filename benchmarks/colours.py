@@ -144,20 +144,26 @@ def unique(pairs: Sequence[Mapping[str, str]]) -> list[str]:
     return list(dict.fromkeys(p for pair in pairs for p in (pair["prompt_a"], pair["prompt_b"])))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments, with those that say what `make` makes, of which pairs, and --json."""
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the images; those there are kept")
     parser.add_argument("--model", help="diffusers folder or hub id; the shipped weights by default")
     parser.add_argument("--seeds", type=int, default=1, help="images of every prompt")
-    parser.add_argument("--limit", type=int, help="only so many pairs of each kind")
     parser.add_argument("--steps", type=int, help="the model's default if not given")
     parser.add_argument("--guidance", type=float, help="the model's default if not given")
-    parser.add_argument("--report", type=Path, help="generator_report.py, whose features measure material pairs")
     add_json(parser)
     args = parser.parse_args()
     if args.seeds < 1:
         parser.error(f"expected at least one seed, but got {args.seeds}")
+    return args
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, help="only so many pairs of each kind")
+    parser.add_argument("--report", type=Path, help="generator_report.py, whose features measure material pairs")
+    args = parsed(parser)
     pairs = read_rows(args.pairs)
     colour = [p for p in pairs if p["kind"] == "colour"][: args.limit]
     material = [p for p in pairs if p["kind"] == "material"][: args.limit] if args.report else []

@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.colours import colour_word, file_id, is_nearer, make, mean_lab, references, unique
+from benchmarks.colours import colour_word, file_id, is_nearer, make, mean_lab, parsed, references, unique
 from benchmarks.generator import read_rows
-from benchmarks.table import Figure, add_json, finish
+from benchmarks.table import Figure, finish
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,20 +145,11 @@ def _share(values: Sequence[bool]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the images; those there are kept")
     parser.add_argument("--data", type=Path, required=True, help="folder of the unpacked packages")
     parser.add_argument("--report", type=Path, required=True, help="generator_report.py")
     parser.add_argument("--manifest", type=Path, help="list of the real images; the report's own by default")
     parser.add_argument("--cache", type=Path, help="npz file with the real images' features, as the report writes it")
-    parser.add_argument("--model", help="diffusers folder or hub id; the shipped weights by default")
-    parser.add_argument("--seeds", type=int, default=1, help="images of every prompt")
-    parser.add_argument("--steps", type=int, help="the model's default if not given")
-    parser.add_argument("--guidance", type=float, help="the model's default if not given")
-    add_json(parser)
-    args = parser.parse_args()
-    if args.seeds < 1:
-        parser.error(f"expected at least one seed, but got {args.seeds}")
+    args = parsed(parser)
     pairs = read_rows(args.pairs)
     manifest = args.manifest or args.report.resolve().parent.parent / "data" / "textures.csv"
     real = [r for r in read_rows(manifest) if (args.data / r["path"]).is_file()]
