@@ -46,6 +46,8 @@ def begin(folder: Path, image: Bytes, told: Mapping[str, Any]) -> str:
             if path.read_text(encoding="utf-8") != name:
                 raise ZelligeError(f"Expected the folder of this job, but {folder} is that of another (delete it).")
             return name
+        for rest in folder.glob(f".{JOB}.*.tmp"):  # a kill came while the file was written
+            rest.unlink(missing_ok=True)
         if any(folder.iterdir()):
             raise ZelligeError(f"Expected an empty folder for the job, but {folder} holds other files.")
         with replacing(path) as beside:

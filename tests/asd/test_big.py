@@ -163,6 +163,13 @@ def test_kill_9_at_any_moment_changes_no_byte(tmp_path: Path) -> None:
     assert killed == kills and finished >= 1
 
 
+def test_a_kill_before_the_first_file_leaves_a_folder_to_go_on_in(pipe: AnySizePipeline, tmp_path: Path) -> None:
+    model, job = pipe.latent_model("a"), Enlargement(size=(96, 80), strength=0.5, steps=4)
+    (tmp_path / ".job.json.17-00c0ffee.tmp").write_text('{"half')
+    enlarge(photo(), model, tmp_path, job)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job.json", RESULT]
+
+
 def test_jobs_that_cannot_go_on(pipe: AnySizePipeline, tmp_path: Path) -> None:
     model, job = pipe.latent_model("a"), Enlargement(size=(96, 80), strength=0.5, steps=4)
     (tmp_path / "other").mkdir()
