@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -140,8 +142,13 @@ def test_turing_emulated_against_float64(d: int, is_causal: bool, tmp_path: Path
     assert torch.allclose(lse.double(), scores.logsumexp(-1), atol=1e-5)
 
 
-def emulated_cluster(partial: bool, folder: Path) -> ctypes.CDLL:
-    """hopper.cu with its assembly replaced by cluster.hpp."""
+@pytest.fixture(scope="module")
+def emulated_cluster(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], ctypes.CDLL]:
+    """hopper.cu with its assembly replaced by cluster.hpp, for whole or for split keys; each is compiled once."""
+    return functools.cache(lambda partial: _emulated_cluster(partial, tmp_path_factory.mktemp("hopper")))
+
+
+def _emulated_cluster(partial: bool, folder: Path) -> ctypes.CDLL:
     text = hopper.source()
     first, after = text.index("// ---- the assembly"), text.index("// ---- from here on, no assembly")
     kernel = text[after:].replace(
@@ -172,9 +179,15 @@ def emulated_cluster(partial: bool, folder: Path) -> ctypes.CDLL:
     [(1, 2, 70, 150, 1, 1.0), (1, 1, 130, 200, 2, 3.0), (2, 1, 20, 150, 3, 1.0), (2, 1, 20, 31, 1, 1.0)],
 )
 def test_hopper_emulated_against_float64(
-    batch: int, heads: int, n_queries: int, n_keys: int, splits: int, amplitude: float, tmp_path: Path
+    batch: int,
+    heads: int,
+    n_queries: int,
+    n_keys: int,
+    splits: int,
+    amplitude: float,
+    emulated_cluster: Callable[[bool], ctypes.CDLL],
 ) -> None:
-    library = emulated_cluster(splits > 1, tmp_path)
+    library = emulated_cluster(splits > 1)
     torch.manual_seed(n_keys)
     q = torch.randn(batch, n_queries, heads, 512).half().transpose(1, 2) * amplitude
     k, v = (torch.randn(batch, n_keys, heads, 512).half().transpose(1, 2) for _ in "kv")

@@ -26,10 +26,18 @@ def saved(mode: str, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_scores_are_those_of_the_command(live: Live, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def two_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server whose process of scores has been started: that takes most of the time of these tests."""
+    with serving(tmp_path_factory.mktemp("two"), max_scores=2) as live:
+        assert live.upload(("a.png", picture())).status == 200
+        yield live
+
+
+def test_scores_are_those_of_the_command(two_places: Live, tmp_path: Path) -> None:
     files = {"a.png": saved("RGB", "PNG"), "b.jpg": saved("RGB", "JPEG"), "c.webp": saved("RGB", "WEBP"),
              "d.png": saved("L", "PNG"), "e.png": saved("RGBA", "PNG"), "f.png": saved("P", "PNG")}  # fmt: skip
-    answer = live.upload(*files.items())
+    answer = two_places.upload(*files.items())
     assert answer.status == 200
     results = answer.json["results"]
     assert [each["name"] for each in results] == list(files)
@@ -43,16 +51,17 @@ def test_scores_are_those_of_the_command(live: Live, tmp_path: Path) -> None:
         assert each["score"] == {k: pytest.approx(v, abs=2e-4) if isinstance(v, float) else v for k, v in told.items()}
 
 
-def test_a_bad_file_leaves_the_others_their_scores(live: Live) -> None:
-    answer = live.upload(("a.png", picture()), ("notes.txt", b"hello"), ("b.png", picture()[:200]), ("c.png", b""))
+def test_a_bad_file_leaves_the_others_their_scores(two_places: Live) -> None:
+    bad_files = [("notes.txt", b"hello"), ("b.png", picture()[:200]), ("c.png", b"")]
+    answer = two_places.upload(("a.png", picture()), *bad_files)
     first, *bad = answer.json["results"]
     assert "score" in first and "error" not in first
     assert [each["name"] for each in bad] == ["notes.txt", "b.png", "c.png"]
     assert all(each["error"].startswith("Expected an image (PNG, JPEG, WEBP)") and "score" not in each for each in bad)
 
 
-def test_a_table_of_scores(live: Live) -> None:
-    answer = live.upload(("a.png", picture()), ("=1+2", b"x"), Accept="text/csv")
+def test_a_table_of_scores(two_places: Live) -> None:
+    answer = two_places.upload(("a.png", picture()), ("=1+2", b"x"), Accept="text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.body.decode())))
     assert answer.headers["content-type"].startswith("text/csv")
     assert [row["name"] for row in rows] == ["a.png", "'=1+2"]
@@ -75,14 +84,6 @@ def test_a_table_of_scores(live: Live) -> None:
 def test_forms_of_another_kind(live: Live, body: bytes, kind: str, status: int, told: str) -> None:
     answer = live.ask("POST", "/v1/score", body, {"Content-Type": kind})
     assert answer.status == status and told in answer.error
-
-
-@pytest.fixture(scope="module")
-def two_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A server whose process of scores has been started."""
-    with serving(tmp_path_factory.mktemp("two"), max_scores=2) as live:
-        assert live.upload(("a.png", picture())).status == 200
-        yield live
 
 
 def test_too_many_at_a_time_are_sent_away_and_the_connection_lives(two_places: Live) -> None:
