@@ -134,9 +134,8 @@ def foreign(tmp_path: Path) -> Path:
 
 
 def test_other_package_absent() -> None:
-    # in this process: it has loaded both frameworks beside ours, as every other test does
     absent = "\nassert not is_kernels_available()\nassert not hasattr(kernels, 'get_kernel')\n"
-    exec(OURS.format(ours=str(ROOT / "kernels/__init__.py")) + absent, {"__name__": "absent"})
+    run(OURS.format(ours=str(ROOT / "kernels/__init__.py")) + absent, ROOT)
 
 
 def test_other_package_after_ours(foreign: Path) -> None:
