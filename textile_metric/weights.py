@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from textile_metric.network import TileNet
 
 FILE = Path(__file__).with_name("weights") / "tileability.safetensors"
-VERSION = "0.2"
+VERSION = "0.3"
 """Named in every result: scores of different versions don't compare."""
-SHA256 = "acbef2975b05ed72be0e571f9e943eac1a0d1c90b47f1ec7b49e55422a623566"
+SHA256 = "f51a26e3d8743075f6c74b98e17fa32b4098de0badb701f568466bf173b2cc68"
 
 
 @functools.lru_cache(maxsize=4)

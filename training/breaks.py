@@ -20,9 +20,9 @@ KINDS = (
     "line",
 )  # fmt: skip
 """What is done to a source; swapped halves need no kind of their own, since every view is rolled."""
-_WEIGHTS = (0.38, 0.12, 0.10, 0.05, 0.05, 0.06, 0.07, 0.05, 0.04, 0.04, 0.06, 0.04)
-CONTEXT = 16
-"""Columns and rows that are rendered beyond the view, to see what the plane goes on with."""
+_WEIGHTS = (0.28, 0.09, 0.08, 0.04, 0.04, 0.08, 0.14, 0.07, 0.06, 0.04, 0.05, 0.03)
+CONTEXT = 28
+"""Columns and rows that are rendered beyond the view: what the plane goes on with, to look at and to fade into."""
 VISIBLE = 1.6
 """Mismatch over natural step: above it the axis is broken; below, nobody can say and the label is dropped."""
 
@@ -101,18 +101,25 @@ def draw(sources: Tensor, size: tuple[int, int], generator: torch.Generator) -> 
     offset = torch.randint(side, (2, n, 1, 1), generator=generator, device=device) / side
     images = _plane(sources, u + offset[0], v + offset[1], max(side / width, side / height))
     # a shear or a rotation breaks what it breaks; the rest is read off the plane's own continuation
+    wide = images
     natural, images, beyond_x, beyond_y = _steps(images)
     seen_x, seen_y = beyond_x / natural[0], beyond_y / natural[1]
     tiles = torch.stack([_verdict(seen_x), _verdict(seen_y)], 1)
     scale = of("scale")
-    tiles[scale] = 0.0  # the axis that is not warped is set below
+    grown_x, grown_y = _grows(images), _grows(images.transpose(2, 3))
+    tiles[scale, 0] = torch.where(grown_x, 0.0, -1.0)[scale]  # the axis that is not warped is set below
+    tiles[scale, 1] = torch.where(grown_y, 0.0, -1.0)[scale]
     for axis, whole_axis in ((0, ~broken_x), (1, ~broken_y)):
         sound = whole_axis & ~of("rotation", "shear") & ~(scale & (x_only if axis == 0 else ~x_only))
         tiles[sound, axis] = 1.0
     tiles[of("shear"), 0] = 1.0
     # content
-    images = _feathered(images, of("feathered") & broken_x, uniform(0.5, 4), 3)
-    images = _feathered(images, of("feathered") & broken_y, uniform(0.5, 4), 2)
+    faded, fraction = of("feathered") & chance(0.75), uniform(1, 5)
+    folded = of("feathered") & ~faded
+    images = _folded(images, folded & broken_x, uniform(0.5, 4), 3)
+    images = _folded(images, folded & broken_y, uniform(0.5, 4), 2)
+    images, middle_x = _faded(images, wide, faded & broken_x, fraction, 3)
+    images, middle_y = _faded(images, wide, faded & broken_y, fraction, 2)
     mirrored = of("mirrored")
     if bool(mirrored.any()) and height % 2 == 0 and width % 2 == 0:
         half = images[mirrored][:, :, : height // 2, : width // 2]
@@ -126,12 +133,12 @@ def draw(sources: Tensor, size: tuple[int, int], generator: torch.Generator) -> 
     both = chance(0.3)
     on_x, on_y = x_only | both, ~x_only | both
     saw = _saw(x, on_x)[:, None, None, :] + _saw(y, on_y)[:, None, :, None]
-    strength = (uniform(0.12, 0.5) * (1 - 2 * chance(0.5).float()))[:, None, None, None]
+    strength = (uniform(0.12, 0.6) * (1 - 2 * chance(0.5).float()))[:, None, None, None]
     light = of("lighting")
     images = torch.where(light[:, None, None, None], images * (1 + strength * saw), images)
     radius = ((x - 0.5)[None, :] * 2).square()[:, None, :] + ((y - 0.5) * 2).square()[None, :, None]
     dark = of("vignette")
-    falloff = 1 - (uniform(0.2, 0.55)[:, None, None] * (radius / 2).clamp(max=1.0))[:, None]
+    falloff = 1 - (uniform(0.15, 0.6)[:, None, None] * (radius / 2).clamp(max=1.0))[:, None]
     images = torch.where(dark[:, None, None, None], images * falloff, images)
     hue = of("hue")
     steps = torch.where(chance(0.5)[:, None, None, None], saw, saw.sign() * 0.5)
@@ -148,9 +155,10 @@ def draw(sources: Tensor, size: tuple[int, int], generator: torch.Generator) -> 
     roll_x = int(torch.randint(width, (1,), generator=generator, device=device))
     roll_y = int(torch.randint(height, (1,), generator=generator, device=device))
     images = images.roll((roll_y, roll_x), (2, 3))
+    seams = torch.stack([(middle_x + roll_x) % width, (middle_y + roll_y) % height], 1)
     if bool(torch.rand(1, generator=generator, device=device) < 0.5):
-        images, roll_x = images.flip(3), (width - roll_x) % width
-    seams = torch.tensor([roll_x, roll_y], device=device).expand(n, 2)
+        images = images.flip(3)
+        seams[:, 0] = (width - seams[:, 0]) % width
     # eight bits, as files have: what a seam hides in
     return Views((images * 255).round() / 255, tiles, kinds, seams)
 
@@ -193,8 +201,8 @@ def _verdict(ratios: Tensor) -> Tensor:
     return torch.where(ratios.max(1).values > VISIBLE, 0.0, -1.0)
 
 
-def _feathered(images: Tensor, chosen: Tensor, fraction: Tensor, dim: int) -> Tensor:
-    """A crop whose borders are cross-faded over a thin band: the step is gone, the mismatch isn't."""
+def _folded(images: Tensor, chosen: Tensor, fraction: Tensor, dim: int) -> Tensor:
+    """A crop whose borders are faded into each other's mirror image over a thin band: the step is gone."""
     if not bool(chosen.any()):
         return images
     out = images.clone()
@@ -210,6 +218,33 @@ def _feathered(images: Tensor, chosen: Tensor, fraction: Tensor, dim: int) -> Te
         new[..., -band:] = (right * weight + left * (1 - weight)).flip(-1)
         out[i] = new.movedim(-1, dim - 1)
     return out
+
+
+def _grows(images: Tensor) -> Tensor:
+    """(N,) whether the last columns have visibly finer grain than the first, as a texture that is squeezed has."""
+    energy = images.diff(dim=3).abs().mean((1, 2))
+    ends = max(4, images.shape[3] // 10)
+    return (energy.mean(1) > 3 / 255) & (energy[:, -ends:].mean(1) > 1.2 * energy[:, :ends].mean(1))
+
+
+def _faded(images: Tensor, wide: Tensor, chosen: Tensor, fraction: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The views whose first columns fade out of what follows the last ones in `wide`, which has the context.
+
+    That is how photos are made to tile: no step is left, two pictures lie over each other in a thin band. Returns the
+    middle of the band (N,), 0 where there is none, too.
+    """
+    middle = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    out = images.clone()
+    length = images.shape[dim]
+    for i in chosen.nonzero().flatten().tolist():
+        band = max(2, min(length // 8, CONTEXT, round(float(fraction[i]) / 100 * length)))
+        whole = wide[i].narrow(4 - dim, CONTEXT, images.shape[5 - dim]).movedim(dim - 1, -1)
+        beyond = whole[..., CONTEXT + length : CONTEXT + length + band]
+        weight = (torch.arange(band, device=images.device) + 1) / (band + 1)
+        image = out[i].movedim(dim - 1, -1)  # a view of it
+        image[..., :band] = weight * image[..., :band] + (1 - weight) * beyond
+        middle[i] = band // 2
+    return out, middle
 
 
 def _saw(t: Tensor, on: Tensor) -> Tensor:
@@ -241,7 +276,7 @@ def _shift_hue(images: Tensor, amount: Tensor, generator: torch.Generator) -> Te
     """`images` with a colour added that leaves the luma (Rec. 601) alone: `amount` (N, 1, H, W) around 0."""
     n, device = len(images), images.device
     angle = torch.rand(n, generator=generator, device=device) * 2 * math.pi
-    strength = torch.rand(n, generator=generator, device=device) * 0.22 + 0.08
+    strength = 0.012 * 15 ** torch.rand(n, generator=generator, device=device)
     red, blue = angle.cos() * strength, angle.sin() * strength
     green = -(0.299 * red + 0.114 * blue) / 0.587
     return images + torch.stack([red, green, blue], 1)[:, :, None, None] * amount * 2

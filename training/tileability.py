@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -31,8 +32,9 @@ from training.pack import Pack
 
 SIDES = (256, 512)
 """Sides of the sources kept on the device."""
-SIZES = (64, 96, 128, 128, 192, 192, 256, 256, 320, 384, 512)
-"""Sides of views; each step draws one pair."""
+SIZES = (64, 512)
+"""Least and largest side of views; each step draws one pair. Odd ones too: interpolation leaves its beats in tiles and
+non-tiles alike."""
 HELD_OUT = 0.1
 BALL = 8 / 255
 NEAR = 1
@@ -114,19 +116,16 @@ def attacked(net: TileNet, views: Views, steps: int, generator: torch.Generator)
     return moved.detach().clamp(0, 1)
 
 
-def losses_of(net: TileNet, views: Views) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy over the axes that have a truth, and minus the log share of the seam's place on broken ones.
+def profile_losses(columns: Tensor, rows: Tensor, views: Views) -> tuple[Tensor, Tensor]:
+    """Of what the profiles say alone: binary cross-entropy over the axes that have a truth, and minus the log share of
+    the seam's place on broken ones.
 
     A step of hue in the middle is a second seam, so that hue counts for the verdict alone.
     """
-    # half of the time the judge is shown where the seam is, or it would learn nothing until the profiles find it
-    told = torch.rand(len(views.images), device=views.images.device) < 0.5
-    logits = net(views.images, torch.where(told[:, None], views.seams, -1))
-    known = views.tiles >= 0
-    verdict = F.binary_cross_entropy_with_logits(torch.stack([logits.x, logits.y], 1)[known], views.tiles[known])
+    verdict = _entropy(-torch.stack([columns.logsumexp(1), rows.logsumexp(1)], 1), views)
     one = (views.kinds != KINDS.index("hue"))[:, None] & (views.tiles == 0)
     places = []
-    for axis, found in enumerate((logits.columns, logits.rows)):
+    for axis, found in enumerate((columns, rows)):
         around = torch.arange(-NEAR, NEAR + 1, device=found.device)[None] + views.seams[:, axis, None]
         near = found.gather(1, around % found.shape[1])
         places.append((found.logsumexp(1) - near.logsumexp(1))[one[:, axis]])
@@ -134,10 +133,39 @@ def losses_of(net: TileNet, views: Views) -> tuple[Tensor, Tensor]:
     return verdict, missed.mean() if len(missed) else verdict.new_zeros(())
 
 
+def losses_of(net: TileNet, views: Views, parts: str) -> dict[str, Tensor]:
+    """What each of the `parts`, "profiles" or "judge", loses alone, so that neither leans on the other."""
+    learns = "profiles" in parts
+    with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+        columns, rows = net.seams(views.images)
+    losses: dict[str, Tensor] = {}
+    if learns:
+        losses["profiles"], missed = profile_losses(columns, rows, views)
+        losses["missed"] = PLACED * missed
+    if "judge" in parts:
+        # half of the time it is shown where the seam is, or it would learn nothing until the profiles find it
+        told = torch.rand(len(views.images), device=views.images.device) < 0.5
+        worst = torch.stack([columns.argmax(1), rows.argmax(1)], 1)
+        losses["judge"] = _entropy(-net.opinions(views.images, torch.where(told[:, None], views.seams, worst)), views)
+    return losses
+
+
+def _entropy(logits: Tensor, views: Views) -> Tensor:
+    known = views.tiles >= 0
+    return F.binary_cross_entropy_with_logits(logits[known], views.tiles[known])
+
+
 def resume(net: TileNet, state: dict[str, Tensor]) -> None:
     """Take up earlier weights; parts they lack stay as they are. Raises RuntimeError where a shape differs."""
     missing = net.load_state_dict({name: value.float() for name, value in state.items()}, strict=False)
     say(f"resumed; {len(missing.missing_keys)} new parts, {len(missing.unexpected_keys)} dropped")
+
+
+def drawn_size(rng: random.Random, largest: int) -> tuple[int, int]:
+    """A view's (height, width), each as likely in one octave as in the next; mostly square."""
+    least, most = math.log(SIZES[0]), math.log(min(SIZES[1], largest))
+    size, other = (round(math.exp(rng.uniform(least, most))) for _ in range(2))
+    return size, size if rng.random() < 0.7 else other
 
 
 def train(args: argparse.Namespace) -> None:
@@ -158,29 +186,30 @@ def train(args: argparse.Namespace) -> None:
     average = Average(net, 0.999)
     sources = Sources(args.packs, device, each=args.each, seed=args.seed, limit=args.limit)
     say(f"sources ready in {loop.elapsed:.0f} s")
-    sight = list(net.judge.eyes.parameters())
-    rest = [p for name, p in net.named_parameters() if not name.startswith("judge.eyes.")]
+    for name, p in net.named_parameters():
+        p.requires_grad_(("judge" if name.startswith("judge.") else "profiles") in args.parts)
+    learners = [p for p in net.parameters() if p.requires_grad]
+    sight = [p for p in net.judge.eyes.parameters() if p.requires_grad]
+    rest = [p for name, p in net.named_parameters() if p.requires_grad and not name.startswith("judge.eyes.")]
     # what ImageNet taught is to be turned, not overwritten
     groups = [{"params": rest, "share": 1.0}, {"params": sight, "share": SIGHT}]
     optimiser = torch.optim.AdamW(groups, args.rate, betas=(0.9, 0.98), weight_decay=2e-2)
     loop.begin()
     while not loop.done:
-        size = rng.choice(SIZES)
-        other = size if rng.random() < 0.7 else rng.choice(SIZES)
+        size, other = drawn_size(rng, args.largest)
         count = max(4, min(args.batch, args.batch * 192 * 192 // (size * other)))
         views = sources.draw((size, other), count, generator)
-        loss, missed = losses_of(net, views)
-        losses = {"clean": loss, "missed": PLACED * missed}
+        losses = losses_of(net, views, args.parts)
         if args.attack and loop.step % 2:
             some = (views.tiles == 0).any(1).nonzero().flatten()[: max(2, count // 4)]
             if len(some):
                 chosen = Views(views.images[some], views.tiles[some], views.kinds[some], views.seams[some])
                 moved = replace(chosen, images=attacked(net, chosen, args.attack, generator))
-                losses["attacked"] = losses_of(net, moved)[0]
+                losses |= {f"attacked {name}": loss for name, loss in losses_of(net, moved, args.parts).items()}
         optimiser.zero_grad(set_to_none=True)
-        sum(losses.values(), loss.new_zeros(())).backward()
-        loop.average(net.parameters())
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        torch.stack(list(losses.values())).sum().backward()
+        loop.average(learners)
+        nn.utils.clip_grad_norm_(learners, 1.0)
         for group in optimiser.param_groups:
             group["lr"] = loop.rate(args.rate, 100, 0.5) * group["share"]
         optimiser.step()
@@ -188,13 +217,13 @@ def train(args: argparse.Namespace) -> None:
         loop.tick(200, **losses)
     average.copy_to(net)
     if loop.rank == 0:
-        finish(net, sources, args.out, generator, batches=args.held_batches)
+        finish(net, sources, args.out, generator, args.held_batches, args.largest)
 
 
 @torch.no_grad()
-def finish(net: TileNet, sources: Sources, out: Path, generator: torch.Generator, batches: int) -> None:
+def finish(net: TileNet, sources: Sources, out: Path, generator: torch.Generator, batches: int, largest: int) -> None:
     """Calibrate on held-out views, print their figures by kind, save fp16 weights."""
-    calibrate(net, sources, generator, batches)
+    calibrate(net, sources, generator, batches, largest)
     state = {name: value.half().contiguous().cpu() for name, value in net.state_dict().items()}
     file = out / "tileability.safetensors"
     save_file(state, file)
@@ -202,12 +231,13 @@ def finish(net: TileNet, sources: Sources, out: Path, generator: torch.Generator
 
 
 @torch.no_grad()
-def calibrate(net: TileNet, sources: Sources, generator: torch.Generator, batches: int) -> None:
+def calibrate(net: TileNet, sources: Sources, generator: torch.Generator, batches: int, largest: int) -> None:
     """Weigh the two opinions so that they give the probability of held-out views, and print their figures by kind."""
     net.eval()
+    rng = random.Random(0)
     opinions, tiles, kinds = [], [], []
-    for i in range(batches):
-        size = SIZES[i % len(SIZES)]
+    for _ in range(batches):
+        size = drawn_size(rng, largest)[0]
         views = sources.draw((size, size), max(8, 24 * 128 * 128 // size**2), generator, held=True)
         found = net(views.images)
         told = torch.stack([found.columns.logsumexp(1), found.rows.logsumexp(1)], 1)
@@ -256,6 +286,10 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int)
     parser.add_argument(
         "--batch", type=int, default=48, help="views of 192x192 or smaller; larger ones come in smaller numbers"
+    )
+    parser.add_argument("--largest", type=int, default=SIZES[1], help="largest side of views (%(default)s)")
+    parser.add_argument(
+        "--parts", choices=("profiles", "judge", "profiles+judge"), default="profiles+judge", help="what learns"
     )
     parser.add_argument("--each", type=int, default=24, help="procedural sources of each family and side")
     parser.add_argument("--attack", type=int, default=5, help="steps of ascent on some non-tiles; 0: none")

@@ -24,7 +24,7 @@ def clouds(width: int = 128, height: int = 96) -> torch.Tensor:
 def test_a_tile_a_crop_and_each_axis() -> None:
     tile = clouds()
     crop = tile[:, :, :100]
-    assert float(tileability(tile)) > 0.8
+    assert float(tileability(tile)) > 0.7
     assert float(tileability(crop, "x")) < 0.1 and float(tileability(crop, "y")) > 0.8
     assert float(tileability(crop)) < 0.1
     turned = crop.transpose(1, 2)

@@ -20,7 +20,7 @@ from asd.texture_upscaler import load_file as load_network
 from tests import tiny
 from textile_metric import judge
 from textile_metric.network import TileNet
-from training import autoencoder, crops, diffusion, distill, publish, tileability, tune, upscaler, views
+from training import autoencoder, crops, diffusion, distill, figures, publish, tileability, tune, upscaler, views
 from training.bank import Bank
 from training.models import LATENT_CHANNELS, new_autoencoder, new_unet
 
@@ -163,7 +163,7 @@ def test_four_steps_follow_a_teacher_whose_paths_are_straight() -> None:
 
 def test_tileability(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tileability, "SIDES", (32, 48))
-    monkeypatch.setattr(tileability, "SIZES", (48, 32))
+    monkeypatch.setattr(tileability, "SIZES", (32, 48))
     monkeypatch.setattr(judge, "SIDE", 64)
     run(
         tileability.main, monkeypatch, packs=packs, out=tmp_path, max_steps=2, batch=4, each=1, attack=2, held_batches=1
@@ -172,7 +172,25 @@ def test_tileability(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     TileNet().load_state_dict({k: v.float() for k, v in state.items()})
     assert all(torch.isfinite(v).all() for v in state.values())
     rows = [json.loads(line) for line in (tmp_path / "tileability.jsonl").read_text().splitlines()]
-    assert rows[0]["clean"] > 0
+    assert rows[0]["profiles"] > 0 and rows[0]["judge"] > 0
+
+
+def test_figures(
+    packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tileability, "SIDES", (32, 48))
+    monkeypatch.setattr(tileability, "SIZES", (32, 48))
+    monkeypatch.setattr(figures, "HELD", 2)
+    kept, file = tmp_path / "kept", tmp_path / "tileability.safetensors"
+    made = ["make", "--packs", str(packs), "--out", str(kept), "--each", "1", "--minutes", "0.02"]
+    monkeypatch.setattr(sys, "argv", ["figures", *made])
+    figures.main()
+    assert list(kept.glob("held-*")) and list(kept.glob("train-*"))
+    fitted = ["fit", "--figures", str(kept), "--out", str(file), "--minutes", "0.02"]
+    monkeypatch.setattr(sys, "argv", ["figures", *fitted])
+    figures.main()
+    assert "held out: all" in capsys.readouterr().err
+    TileNet().load_state_dict({k: v.float() for k, v in load_file(file).items()})
 
 
 def features(file: Path, network: str) -> Path:
