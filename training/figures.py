@@ -1,9 +1,11 @@
 """Train the profile part of the tileability network without a GPU: figures of views are kept, then read many times.
 
     python -m training.figures make --packs DIR --out FOLDER --minutes 10 [--seed 1]
-    python -m training.figures fit --figures FOLDER --out FILE --minutes 15 [--resume FILE]
+    python -m training.figures fit --figures FOLDER --out FILE --minutes 15 [--resume FILE] [--judge FILE]
 
 The figures of a view (`textile_metric.profile`) have no weights, so that they are made once. What reads them is small.
+The two opinions are weighed afterwards: `python -m training.tileability --resume FILE --minutes 0.0001` (and its other
+options) takes one step at a hundredth of the rate and calibrates.
 """
 
 from __future__ import annotations
@@ -71,6 +73,9 @@ def fit(args: argparse.Namespace) -> None:
     net = TileNet()
     if args.resume:
         net.load_state_dict({k: v.float() for k, v in load_file(args.resume).items()}, strict=False)
+    if args.judge:
+        theirs = {k: v.float() for k, v in load_file(args.judge).items() if k.startswith("judge.")}
+        net.load_state_dict(theirs, strict=False)
     own = [p for name, p in net.named_parameters() if not name.startswith("judge.")]
     optimiser = torch.optim.AdamW(own, args.rate, betas=(0.9, 0.98), weight_decay=2e-2)
     average = Average(net, 0.998)
@@ -146,6 +151,7 @@ def main() -> None:
     fitted = kinds.add_parser("fit", help="train on kept figures")
     fitted.add_argument("--figures", type=Path, required=True)
     fitted.add_argument("--resume", type=Path, help="safetensors file to start from")
+    fitted.add_argument("--judge", type=Path, help="safetensors file of any version, to take its judge from")
     fitted.add_argument("--rate", type=float, default=2e-3)
     fitted.set_defaults(run=fit)
     for each in (made, fitted):

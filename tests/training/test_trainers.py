@@ -20,6 +20,7 @@ from asd.texture_upscaler import load_file as load_network
 from tests import tiny
 from textile_metric import judge
 from textile_metric.network import TileNet
+from textile_metric.weights import FILE
 from training import autoencoder, crops, diffusion, distill, figures, publish, tileability, tune, upscaler, views
 from training.bank import Bank
 from training.models import LATENT_CHANNELS, new_autoencoder, new_unet
@@ -187,10 +188,14 @@ def test_figures(
     figures.main()
     assert list(kept.glob("held-*")) and list(kept.glob("train-*"))
     fitted = ["fit", "--figures", str(kept), "--out", str(file), "--minutes", "0.02"]
-    monkeypatch.setattr(sys, "argv", ["figures", *fitted])
+    monkeypatch.setattr(sys, "argv", ["figures", *fitted, "--judge", str(FILE)])
     figures.main()
     assert "held out: all" in capsys.readouterr().err
-    TileNet().load_state_dict({k: v.float() for k, v in load_file(file).items()})
+    state = load_file(file)
+    TileNet().load_state_dict({k: v.float() for k, v in state.items()})
+    shipped = load_file(FILE)
+    for name in (each for each in shipped if each.startswith("judge.")):
+        assert torch.equal(state[name], shipped[name])
 
 
 def features(file: Path, network: str) -> Path:
