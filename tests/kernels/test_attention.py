@@ -316,7 +316,7 @@ def test_the_default_device_is_not_where_things_happen() -> None:
             results.append((made, arguments))
         assert linear_attention(q, q, q, causal=True, decay=0.9).device == q.device
     for made, arguments in results:
-        assert error(made, exact(q, q, q, **arguments)) < 1e-6
+        assert error(made, exact(q, q, q, **arguments)) < 5e-6
 
 
 def test_paths_keep_the_protocol() -> None:

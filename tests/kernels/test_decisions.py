@@ -39,7 +39,7 @@ def test_the_second_call_is_the_first() -> None:
 def test_kept_decisions_take_other_values() -> None:
     for _ in range(3):
         q, k, v = torch.randn(3, 1, 2, 37, 24)
-        assert float((attention(q, k, v, scale=0.3).double() - exact(q, k, v, scale=0.3)).abs().max()) < 1e-6
+        assert float((attention(q, k, v, scale=0.3).double() - exact(q, k, v, scale=0.3)).abs().max()) < 5e-6
     assert len(decisions._kept) == 1
 
 
