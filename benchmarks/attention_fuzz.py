@@ -6,7 +6,8 @@
 Shapes, strides, dtypes, masks, windows, scales and budgets are drawn from the call's number. A result is wrong if its
 largest error is above 1.5 times that of PyTorch's own attention on the same input plus one rounding of the largest
 output, or if it isn't finite. In float32, PyTorch's error is its largest with the keys, and the columns of q and k, in
-either order, which changes nothing but its roundings: one draw of them says too little where there are few outputs.
+either order, which changes nothing but its roundings: one draw of them says too little where there are few outputs;
+and two roundings are added, as no wider type holds the sums.
 Every input lies between NaNs, so that a read outside shows in the result, and is compared with its copy afterwards.
 `--kernels` leaves the dispatcher out. The host waits for every launch: a crash is told of the call that made it.
 """
@@ -169,6 +170,7 @@ def softmax_call(seed: int, device: str, kernels_only: bool) -> Iterator[tuple[s
     # its flash kernel for split keys writes out of bounds, which the sanitizer would report (torch 2.11)
     apart = error_of_pytorch(q, k, v, mask, scale, right, fused=not kernels_only)
     rounding = 1e-13 if dtype == torch.float64 else torch.finfo(dtype).eps
+    rounding *= 2 if dtype == torch.float32 else 1
     bound = 1.5 * apart + rounding * float(right.abs().max())
     if not kernels_only:
         budget = rng.choice((None, None, 2_000_000, 600_000))

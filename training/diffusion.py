@@ -154,6 +154,18 @@ class Prepared:
             getattr(bank, field.name)[place] = getattr(fresh, field.name)[: place.stop - place.start]
 
 
+def load_networks(vae_folder: Path, text_folder: Path, device: torch.device) -> tuple[Encoder, Text]:
+    """The frozen autoencoder and sentence encoder, and the empty prompt's embedding."""
+    vae = AutoencoderTiny.from_pretrained(vae_folder).float().eval().requires_grad_(False)
+    placed(wrap_convolutions(vae), device)
+    tokenizer = AutoTokenizer.from_pretrained(text_folder)
+    text_encoder = BertModel.from_pretrained(text_folder, add_pooling_layer=False).float().eval().requires_grad_(False)
+    placed(text_encoder, device)
+    blank = encode_prompts(tokenizer, text_encoder, [""], length=TOKENS)
+    half = torch.float16 if device.type == "cuda" else torch.float32
+    return Encoder(vae, tokenizer, text_encoder, device), (blank.tokens.to(half), blank.mask, blank.pooled.to(half))
+
+
 def prepare(args: argparse.Namespace, loop: Loop) -> Prepared:
     """The networks on the device, and the pack's views and procedural ones encoded into banks."""
     device = loop.device
@@ -168,15 +180,8 @@ def prepare(args: argparse.Namespace, loop: Loop) -> Prepared:
         unet.load_state_dict({k: v.float() for k, v in load_file(args.resume).items()})
     placed(wrap_convolutions(unet), device)
     loop.synchronise(unet)
-    vae = AutoencoderTiny.from_pretrained(args.vae).float().eval().requires_grad_(False)
-    placed(wrap_convolutions(vae), device)
-    tokenizer = AutoTokenizer.from_pretrained(args.text)
-    text_encoder = BertModel.from_pretrained(args.text, add_pooling_layer=False).float().eval().requires_grad_(False)
-    placed(text_encoder, device)
-    encoder = Encoder(vae, tokenizer, text_encoder, device)
-    blank = encode_prompts(tokenizer, text_encoder, [""], length=TOKENS)
-    half = torch.float16 if device.type == "cuda" else torch.float32
-    empty = (blank.tokens.to(half), blank.mask, blank.pooled.to(half))
+    encoder, empty = load_networks(args.vae, args.text, device)
+    vae = encoder.vae
 
     begun = time.monotonic()
     real = RealTextures(args.packs, "train", device, limit=args.limit)
