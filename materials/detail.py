@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asd.seamless import Seamless
+from asd.seamless import Seamless, SeamlessAxes
 from materials.grain import STRENGTH
 from materials.grain import add_detail as add_statistical
 from textile_metric.torchvision_guard import guard_torchvision
@@ -90,9 +90,10 @@ def add_detail(
         x = x if columns is None else x.index_select(-1, columns[0])
         return x.to(network.device, network.dtype)
 
-    axes = {(True, True): "xy", (True, False): "x", (False, True): "y", (False, False): "none"}
     # where the frame holds what lies beyond the border, the network need not wrap
-    with Seamless([network], axes[wrap_x and columns is None, wrap_y and rows is None]):
+    circular_x, circular_y = wrap_x and columns is None, wrap_y and rows is None
+    axes: SeamlessAxes = ("xy" if circular_y else "x") if circular_x else ("y" if circular_y else "none")
+    with Seamless([network], axes):
         added = network(framed(basecolor[None] * 2 - 1), framed(noise))[0].float().cpu()
     top, left = (0 if places is None else places[1] for places in (rows, columns))
     added = added[:, top : top + height, left : left + width]

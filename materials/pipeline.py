@@ -22,8 +22,8 @@ from materials.conditioning import SCALE_RANGE, condition_vector
 from materials.consistent import checked_locks, consistent
 from materials.defaults import GUIDANCE, STEPS
 from materials.density import base_size
+from materials.detail import Detailer, add_detail
 from materials.grain import STRENGTH as GRAIN
-from materials.grain import add_detail
 from materials.material import Material
 from materials.prompt import PromptEmbedding, encode_prompts
 from materials.quiet import quiet_loading
@@ -99,6 +99,8 @@ class MaterialPipeline(DiffusionPipeline):
     scheduler: SchedulerMixin
     trained_side = BASE_TEXELS
     """Pixels along a side: a smaller material is made with as many as a square of it, and resampled."""
+    detailer: Detailer | None = None
+    """What draws the fine detail that decoding fades; a checkpoint may have none."""
     infers_maps = True
     """Whether the autoencoder guesses maps that it is not given."""
 
@@ -160,6 +162,8 @@ class MaterialPipeline(DiffusionPipeline):
                     str(source), subfolder="text_encoder", add_pooling_layer=False, output_loading_info=True, **options
                 )
                 pipeline = super().from_pretrained(str(source), text_encoder=text_encoder, **options)
+                if (folder / "detail").is_dir():
+                    pipeline.detailer = Detailer.from_pretrained(str(source), subfolder="detail", **options)
         except CheckpointError:
             raise
         # diffusers, transformers, safetensors and the hub raise all kinds for a damaged folder.
@@ -171,7 +175,9 @@ class MaterialPipeline(DiffusionPipeline):
         if (fault := _fault(pipeline, report)) is not None:
             raise CheckpointError(f"Expected a material checkpoint in {str(source)!r}, but {fault}.")
         pipeline.set_progress_bar_config(disable=True)
-        for module in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+        for module in (pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.detailer):
+            if module is None:
+                continue
             # Not diffusers' own `to`, which warns of every cast.
             torch.nn.Module.to(module, device=chosen, dtype=dtype).requires_grad_(False).eval()
         return pipeline
@@ -269,7 +275,8 @@ class MaterialPipeline(DiffusionPipeline):
         wrap_x, wrap_y = parse_axes(tiled)
         for m, s in zip(maps, seeds, strict=True):
             # before it is scaled: the decoder's losses are counted in the canvas's texels
-            m[:3] = add_detail(m[:3] * 0.5 + 0.5, s, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain) * 2 - 1
+            colour = m[:3] * 0.5 + 0.5
+            m[:3] = add_detail(colour, s, self.detailer, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain) * 2 - 1
         maps = resample(maps, (size[1], size[0]), wrap_x=wrap_x, wrap_y=wrap_y).clamp(-1, 1)
         texel_m = BASE_METRES / (BASE_TEXELS * 2**scale) * min(canvas) / min(size)
         size_m = (size[0] * texel_m, size[1] * texel_m)

@@ -17,9 +17,9 @@ from asd.two_stage import Settings, Tiling, finished, second_stage, steps_run
 from materials.conditioning import SCALE_RANGE
 from materials.consistent import consistent
 from materials.density import FACTORS, base_size
+from materials.detail import add_detail
 from materials.errors import SizeError, ZelligeError
 from materials.grain import STRENGTH as GRAIN
-from materials.grain import add_detail
 from materials.material import Material
 from materials.pipeline import BASE_TEXELS, MaterialPipeline
 from materials.texture_model import TextureModel
@@ -138,7 +138,8 @@ def refine(
     latents, at = second_stage(model, maps, passes(size, factor), settings, strength=STRENGTH, anchor=ANCHOR)
     made = finished(model, latents, at, size, base.seamless)
     made = (made + wide(maps, made, wrap_x=wrap_x, wrap_y=wrap_y)).clamp(-1, 1)[0]
-    made[:3] = add_detail(made[:3] * 0.5 + 0.5, seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain) * 2 - 1
+    colour = made[:3] * 0.5 + 0.5
+    made[:3] = add_detail(colour, seed, pipeline.detailer, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain) * 2 - 1
     texel_m = [metres / side for metres, side in zip(base.size_m, base.size, strict=True)]
     # a side that the factor doesn't divide has a part of a texel more or less than the base, all of one size
     size_m = (texel_m[0] / factor * size[0], texel_m[1] / factor * size[1])

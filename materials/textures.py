@@ -13,9 +13,9 @@ from asd.sampling import StepDone
 from asd.seamless import SeamlessAxes, parse_axes
 from asd.two_stage import Settings, finished, first_stage, image_to_image, pasted, steps_run
 from asd.upscaling import upscale
+from materials.detail import add_detail
 from materials.errors import ZelligeError
 from materials.grain import STRENGTH as GRAIN
-from materials.grain import add_detail
 from materials.pipeline import STEPS, MaterialPipeline
 from materials.texture_model import TextureModel
 
@@ -94,7 +94,7 @@ def paint_texture(
         latents = image_to_image(model, given, size, settings, strength=strength, mask=hole)
         made = finished(model, latents, size, size, seamless)
     pixels = (made[0] * 0.5 + 0.5).clamp(0, 1)
-    pixels = add_detail(pixels, seed, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain)
+    pixels = add_detail(pixels, seed, pipeline.detailer, wrap_x=wrap_x, wrap_y=wrap_y, strength=grain)
     if given is not None and hole is not None:
         pixels = pasted(pixels[None] * 2 - 1, given, hole, seamless)[0] * 0.5 + 0.5
     return pixels.clamp(0, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from training.distill import LEVELS
 from training.loop import Average, Loop, say
 from training.models import new_unet, placed
 from training.perceptual import Perceptual, described
+from training.publish import new_scheduler
 from training.views import RealTextures
 from training.wrap import set_wrap, wrap_convolutions
 
@@ -82,7 +84,7 @@ def kernel(a: Tensor, b: Tensor) -> Tensor:
 
 
 def distance(made: Tensor, real: Tensor, recent: Tensor | None = None) -> Tensor:
-    """Squared maximum mean discrepancy from `made` to `real`; with `recent` for other made ones, less real's own term."""
+    """Squared maximum mean discrepancy from `made` to `real`; with `recent` for other made ones, without real's."""
     if recent is not None:
         return 2 * (kernel(made, recent).mean() - kernel(made, real).mean())
     own = kernel(made, made)
@@ -102,7 +104,10 @@ def sampled(
         for now, then in pairwise(levels):
             x = x + (then - now) * velocity(unet, x, x.new_full((n,), now), batch, empty)
         return x
-    begin(scheduler, STEPS, 1.0, device)
+    with warnings.catch_warnings():
+        # diffusers' DPMSolverMultistepScheduler hands numpy 2 a tensor.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        begin(scheduler, STEPS, 1.0, device)
     everything = torch.zeros(2 * n, dtype=torch.bool, device=device)
     everything[n:] = True
     twice = Bank(**{name: torch.cat([value, value]) for name, value in vars(batch).items()})
@@ -118,7 +123,7 @@ def sampled(
 
 
 class Pictures:
-    """Real views, the same decoded, and samples of their captions: (M, 3, 256, 256), [-1, 1]; (M,) whether they wrap."""
+    """Real views, the same decoded, samples of their captions: (M, 3, 256, 256), [-1, 1]; (M,) whether they wrap."""
 
     def __init__(self, real: Tensor, decoded: Tensor, samples: Tensor, wrap_x: Tensor, wrap_y: Tensor) -> None:
         self.real, self.decoded, self.samples, self.wrap_x, self.wrap_y = real, decoded, samples, wrap_x, wrap_y
@@ -190,10 +195,7 @@ def train(args: argparse.Namespace) -> None:
     torch.set_float32_matmul_precision("high")
     rng = random.Random(args.seed)
     encoder, empty = load_networks(args.vae, args.text, device)
-
-    from diffusers import DPMSolverMultistepScheduler
-
-    scheduler = DPMSolverMultistepScheduler.from_pretrained(args.scheduler)
+    scheduler = new_scheduler()
     networks: list[tuple[nn.Module, tuple[float, ...] | None]] = []
     for path, levels in ((args.unet, None), (args.student, LEVELS)):
         if path is not None:
@@ -273,10 +275,10 @@ def train(args: argparse.Namespace) -> None:
         recent = [torch.cat([m.detach(), r])[:RECENT] for m, r in zip(described_made, recent, strict=True)]
 
         other = seen.real[torch.randint(len(seen), (args.batch,), device=device)].float()
-        way = rng.randrange(8)
         fake, true = turned(made.detach(), way), turned(other, way)
+        fake_features = [[f.detach() for f in each] for each in made_features]
         with torch.no_grad():
-            fake_features, true_features = judge.features(fake), judge.features(true)
+            true_features = judge.features(true)
         theirs.zero_grad(set_to_none=True)
         fakes, trues = scores(fake, fake_features), scores(true, true_features)
         against = torch.stack([F.relu(1 + f).mean() + F.relu(1 - t).mean() for f, t in zip(fakes, trues, strict=True)])
@@ -321,6 +323,10 @@ def keep(
             found["samples as decoded"] = 1000 * float(distance(check.statistics(unseen.samples)[0], wanted))
             found["real"] = 1000 * float(distance(wanted, real))
             say(f"step {step}: distance of the check network {({k: round(v, 1) for k, v in found.items()})}")
+        state = {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}
+        temporary = args.out / "detail.safetensors.tmp"
+        save_file(state, temporary)
+        temporary.replace(args.out / "detail.safetensors")
         rows = []
         for i in range(min(8, len(unseen))):
             before = unseen.samples[i].float().cpu()
@@ -329,10 +335,6 @@ def keep(
             rows.append(torch.cat([*pair, before, statistical, made["samples"][i].cpu()], -1))
         sheet = ((torch.cat(rows, -2).clamp(-1, 1) + 1) * 127.5).round().byte()
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(args.out / "detail.jpg", quality=92)
-        state = {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}
-        temporary = args.out / "detail.safetensors.tmp"
-        save_file(state, temporary)
-        temporary.replace(args.out / "detail.safetensors")
 
 
 def main() -> None:
@@ -340,7 +342,6 @@ def main() -> None:
     parser.add_argument("--packs", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True, help="folder with MiniLM-L6 and its tokenizer")
-    parser.add_argument("--scheduler", type=Path, required=True, help="folder with scheduler_config.json")
     parser.add_argument("--unet", type=Path, required=True, help="weights whose samples are to look real")
     parser.add_argument("--student", type=Path, help="the same of a four-step U-Net by training.distill")
     parser.add_argument("--lite", type=Path, nargs="+", required=True, help="networks by training.perceptual.convert")
@@ -354,14 +355,14 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=128)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--channels", type=int, nargs=3, default=(128, 256, 352))
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--critic-rate", type=float, default=5e-4)
     parser.add_argument("--warmup", type=int, default=100)
-    parser.add_argument("--ema", type=float, default=0.999)
-    parser.add_argument("--adversary", type=float, default=1.0)
+    parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--adversary", type=float, default=0.5)
     parser.add_argument("--moments", type=float, default=4.0)
     parser.add_argument("--like", type=float, default=3.0)
-    parser.add_argument("--wide", type=float, default=10.0)
+    parser.add_argument("--wide", type=float, default=30.0)
     parser.add_argument("--look-every", type=float, default=2.0, help="minutes")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--seed", type=int, default=1)

@@ -2,6 +2,7 @@
 
     python -m training.publish --vae DIR --unet FILE --text DIR
     python -m training.publish --upscaler FILE
+    python -m training.publish --detail FILE
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from asd.texture_enlarge import WEIGHTS as UPSCALER_WEIGHTS
 from asd.texture_upscaler import load_file as load_upscaler_file
+from materials.detail import Detailer
 from training.models import new_unet
 
 from diffusers import DPMSolverMultistepScheduler  # isort: skip - training.models guards it
@@ -59,20 +61,30 @@ def publish_upscaler(file: Path, target: Path) -> None:
     load_upscaler_file(file).half().save_pretrained(target)
 
 
+def publish_detail(file: Path, target: Path) -> None:
+    """Write `target`: config.json and fp16 weights of a file of `training.detail`."""
+    network = Detailer()
+    network.load_state_dict({k: v.float() for k, v in load_file(file).items()})
+    network.half().save_pretrained(target)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", type=Path)
     parser.add_argument("--unet", type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--upscaler", type=Path)
+    parser.add_argument("--detail", type=Path)
     parser.add_argument("--target", type=Path, help="by default where the package looks for it")
     args = parser.parse_args()
     if args.upscaler:
         publish_upscaler(args.upscaler, args.target or UPSCALER_WEIGHTS)
+    elif args.detail:
+        publish_detail(args.detail, args.target or WEIGHTS / "detail")
     elif args.vae and args.unet and args.text:
         publish(args.vae, args.unet, args.text, args.target or WEIGHTS)
     else:
-        parser.error("expected --vae, --unet and --text, or --upscaler")
+        parser.error("expected --vae, --unet and --text, --upscaler, or --detail")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,24 @@ from asd.resample import resample
 from asd.texture_enlarge import load_upscaler
 from asd.texture_upscaler import TextureUpscaler
 from asd.texture_upscaler import load_file as load_network
+from materials.detail import Detailer
 from tests import tiny
 from textile_metric import judge
 from textile_metric.network import TileNet
 from textile_metric.weights import FILE
-from training import autoencoder, crops, diffusion, distill, figures, publish, tileability, tune, upscaler, views
+from training import (
+    autoencoder,
+    crops,
+    detail,
+    diffusion,
+    distill,
+    figures,
+    publish,
+    tileability,
+    tune,
+    upscaler,
+    views,
+)
 from training.bank import Bank
 from training.models import LATENT_CHANNELS, new_autoencoder, new_unet
 
@@ -140,6 +153,40 @@ def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(torch.isfinite(v).all() for v in few.values())
     assert any(not torch.equal(v, state[name]) for name, v in few.items())
     assert (tmp_path / "sheet.jpg").is_file()
+
+
+def test_detail(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.autoencoder(latents=LATENT_CHANNELS).save_pretrained(tmp_path / "vae")
+    tiny.text_folders(tmp_path / "text", width=384, tokenizer=".", encoder=".")
+    unet = new_unet((32, 32, 32)).state_dict()
+    save_file({k: v.half().contiguous() for k, v in unet.items()}, tmp_path / "unet.safetensors")
+    monkeypatch.setattr(detail, "SQUARE", (64, 64))
+    lite = features(tmp_path / "lite.safetensors", "tf_efficientnet_lite0")
+    run(
+        detail.main,
+        monkeypatch,
+        *("--channels", "32", "32", "32"),
+        **{"packs": packs, "vae": tmp_path / "vae", "text": tmp_path / "text", "out": tmp_path, "lite": lite},
+        **{"unet": tmp_path / "unet.safetensors", "check": lite},
+        **{"student": tmp_path / "unet.safetensors", "max_steps": 3, "views": 4, "held": 2, "chunk": 2, "batch": 2},
+    )
+    state = load_file(tmp_path / "detail.safetensors")
+    run(publish.main, monkeypatch, detail=tmp_path / "detail.safetensors", target=tmp_path / "folder")
+    network = Detailer.from_pretrained(tmp_path / "folder")
+    assert torch.equal(network.leave.weight, state["leave.weight"].float())
+    # it starts from nothing added
+    assert float(state["leave.weight"].abs().max()) > 0
+    assert all(torch.isfinite(v).all() for v in state.values())
+    assert (tmp_path / "detail.jpg").is_file()
+    row = json.loads((tmp_path / "detail.jsonl").read_text().splitlines()[0])
+    assert row["size"] == 0 and row["critics"] > 0
+
+
+def test_the_distance_of_statistics_is_kids() -> None:
+    a, b = (torch.nn.functional.normalize(torch.randn(40, 5, 8), dim=-1).flatten(1) for _ in range(2))
+    k = lambda x, y: (x.double() @ y.double().T / 5 + 1) ** 3  # noqa: E731 - three uses
+    among = (k(a, a).sum() - k(a, a).trace()) / (40 * 39)
+    assert float(detail.distance(a, b)) == pytest.approx(float(among + k(b, b).mean() - 2 * k(a, b).mean()), abs=1e-5)
 
 
 def test_four_steps_follow_a_teacher_whose_paths_are_straight() -> None:
