@@ -29,6 +29,7 @@ from materials.pipeline import GUIDED
 from materials.variation import begin
 from training.bank import Bank, Encoder, batched
 from training.diffusion import SQUARE, Text, load_networks, velocity
+from training.discriminator import Heads
 from training.distill import LEVELS
 from training.loop import Average, Loop, say
 from training.models import new_unet, placed
@@ -41,27 +42,6 @@ POOL = 8
 """Texels along a side over which the detail's mean is held at 0: colours and layout stay."""
 RECENT = 2048
 """Pictures of earlier steps whose statistics stand for all that are made."""
-
-
-class Heads(nn.Module):
-    """Real or made, for each cell of a frozen network's features: (N, cells) scores, high for real."""
-
-    def __init__(self, widths: list[int], width: int = 96) -> None:
-        super().__init__()
-
-        def head(channels: int) -> nn.Module:
-            return nn.Sequential(
-                spectral_norm(nn.Conv2d(channels, width, 1)), nn.LeakyReLU(0.2),
-                spectral_norm(nn.Conv2d(width, width, 3, padding=1)), nn.LeakyReLU(0.2),
-                spectral_norm(nn.Conv2d(width, 1, 1)),
-            )  # fmt: skip
-
-        self.heads = nn.ModuleList(head(w) for w in widths)
-
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        # features differ in size by orders: each stage at unit mean square
-        scaled = [f * f.detach().square().mean((1, 2, 3), keepdim=True).add(1e-6).rsqrt() for f in features]
-        return [head(f).flatten(1) for head, f in zip(self.heads, scaled, strict=True)]
 
 
 class Pixels(nn.Module):

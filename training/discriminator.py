@@ -1,4 +1,5 @@
-"""The upscaler's opponent: which of two enlargements of a small picture is the true one, for every 2x2 pixels."""
+"""Opponents: which of two enlargements of a small picture is the true one, for every 2x2 pixels; and whether features
+of frozen networks are those of real pictures."""
 
 from __future__ import annotations
 
@@ -43,3 +44,25 @@ class Discriminator(nn.Module):
             y = F.interpolate(y, scale_factor=2, mode="nearest")
             y = F.leaky_relu(layer(y), 0.2) + kept.pop()
         return self.last(F.leaky_relu(self.tail(y), 0.2))
+
+
+class Heads(nn.Module):
+    """Real or made, for each cell of a frozen network's features: (N, cells) scores, high for real (Sauer et al. 2021,
+    Projected GANs)."""
+
+    def __init__(self, widths: list[int], width: int = 96) -> None:
+        super().__init__()
+
+        def head(channels: int) -> nn.Module:
+            return nn.Sequential(
+                spectral_norm(nn.Conv2d(channels, width, 1)), nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, width, 3, padding=1)), nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, 1, 1)),
+            )  # fmt: skip
+
+        self.heads = nn.ModuleList(head(w) for w in widths)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        # features differ in size by orders: each stage at unit mean square
+        scaled = [f * f.detach().square().mean((1, 2, 3), keepdim=True).add(1e-6).rsqrt() for f in features]
+        return [head(f).flatten(1) for head, f in zip(self.heads, scaled, strict=True)]

@@ -41,16 +41,20 @@ class Perceptual(nn.Module):
         """That distance, and the mean Euclidean distance of `described` images."""
         with torch.no_grad():
             targets = self.features(real)
-        made = self.features(fake)
-        total = fake.new_zeros((), dtype=torch.float32)
-        for a, b in zip(made, targets, strict=True):
-            a, b = a.float(), b.float()
-            scale = b.square().mean(1, keepdim=True).add(1e-3).rsqrt()
-            total = total + ((a - b) * scale).square().mean()
-            spread_a, spread_b = (F.adaptive_avg_pool2d(v.square(), 4).add(1e-5).sqrt() for v in (a, b))
-            total = total + 0.5 * F.l1_loss(spread_a, spread_b) / spread_b.mean().clamp_min(1e-3)
-        apart = (described(made) - described(targets)).square().sum(1).add(1e-6).sqrt().mean()
-        return total / 5, apart
+        return apart(self.features(fake), targets)
+
+
+def apart(made: list[Tensor], targets: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """What `Perceptual.compared` tells of two pictures' features; gradient to `made`."""
+    total = made[0].new_zeros((), dtype=torch.float32)
+    for a, b in zip(made, targets, strict=True):
+        a, b = a.float(), b.float()
+        scale = b.square().mean(1, keepdim=True).add(1e-3).rsqrt()
+        total = total + ((a - b) * scale).square().mean()
+        spread_a, spread_b = (F.adaptive_avg_pool2d(v.square(), 4).add(1e-5).sqrt() for v in (a, b))
+        total = total + 0.5 * F.l1_loss(spread_a, spread_b) / spread_b.mean().clamp_min(1e-3)
+    described_apart = (described(made) - described(targets)).square().sum(1).add(1e-6).sqrt().mean()
+    return total / 5, described_apart
 
 
 def described(features: list[Tensor]) -> Tensor:

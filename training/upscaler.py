@@ -24,13 +24,13 @@ from torch.nn import functional as F
 from asd.pictures import from_tensor
 from asd.texture_upscaler import NOISE, SCALE, TextureUpscaler, enlarged, extended, inside, load_file
 from training.crops import Crops, Shrink, Source, Textures
-from training.discriminator import Discriminator
+from training.discriminator import Discriminator, Heads
 from training.loop import Average, Loop, say
 from training.models import placed
-from training.perceptual import Perceptual, network_of
+from training.perceptual import Perceptual, apart, network_of
 
 JUDGE = "tf_efficientnet_lite0"
-SHARES = {"pixels": 1.0, "again": 1.0, "features": 1.0, "described": 3.0, "opponent": 0.5}
+SHARES = {"pixels": 1.0, "again": 1.0, "features": 1.0, "described": 3.0, "opponent": 1.0, "heads": 2.0}
 """Length of each loss's gradient on the made pixels, in that of the pixels' loss."""
 
 
@@ -63,16 +63,21 @@ class Trainer:
         self.model = load_file(args.resume).train() if args.resume else TextureUpscaler(**config)
         placed(self.model, self.device)
         self.opponent = placed(Discriminator(args.opponent_width), self.device)
-        for network in (self.model, self.opponent):
-            loop.synchronise(network)
         self.average = Average(self.model, 0.999)
         self.judges = [placed(Perceptual(file), self.device) for file in args.lite]
+        with torch.no_grad():
+            told = [judge.features(torch.zeros(1, 3, 64, 64, device=self.device)) for judge in self.judges]
+        self.heads = placed(nn.ModuleList(Heads([f.shape[1] for f in each]) for each in told), self.device)
+        for network in (self.model, self.opponent, self.heads):
+            loop.synchronise(network)
+        self.shares = {**SHARES, **args.shares}
         self.shrink = Shrink(args.size, self.device)
         self.balance = Balance()
         fused = self.device.type == "cuda"
         options = {"weight_decay": 0.0, "fused": fused}
         self.optimiser = torch.optim.AdamW(self.model.parameters(), args.rate, betas=(0.9, 0.99), **options)
-        self.other = torch.optim.AdamW(self.opponent.parameters(), args.opponent_rate, betas=(0.5, 0.99), **options)
+        theirs = [*self.opponent.parameters(), *self.heads.parameters()]
+        self.other = torch.optim.AdamW(theirs, args.opponent_rate, betas=(0.5, 0.99), **options)
         self.args = args
         if args.compile:
             torch._dynamo.config.cache_size_limit = 256
@@ -101,19 +106,25 @@ class Trainer:
         true, fake = crops.true, made.detach().float().requires_grad_()
         losses = {"pixels": F.l1_loss(fake, true)}
         losses["again"] = F.l1_loss(self.shrink.clean(fake, crops), self.shrink.clean(true, crops))
-        shares = {"pixels": SHARES["pixels"], "again": SHARES["again"]}
+        shares = dict(self.shares)
+        features: list[tuple[list[Tensor], list[Tensor]]] = []
         if self.judges:
-            losses["features"], losses["described"] = self._feature_losses(fake, true)
-            shares |= {name: SHARES[name] for name in ("features", "described")}
+            features = self._features(fake, true)
+            told = [apart(*pair) for pair in features]
+            losses["features"], losses["described"] = (torch.stack(each).sum() for each in zip(*told, strict=True))
         if against:
+            grown = min(1.0, (self.loop.fraction - self.args.alone) / 0.05 + 0.1)
+            shares |= {name: shares[name] * grown for name in ("opponent", "heads")}
             self.opponent.requires_grad_(False)
+            self.heads.requires_grad_(False)
             with self.half():
                 with torch.no_grad():
                     theirs = self.opponent(true, cubic)
                 ours = self.opponent(fake, cubic)
             losses["opponent"] = F.softplus(theirs.float() - ours.float()).mean()
-            shares["opponent"] = SHARES["opponent"] * min(1.0, (self.loop.fraction - self.args.alone) / 0.05 + 0.1)
-        shared = {"features", "described"}  # one graph
+            if features:
+                losses["heads"] = -torch.stack([s.mean() for s in self._scores([made for made, _ in features])]).mean()
+        shared = {"features", "described", "heads"}  # one graph
         gradients = {
             name: torch.autograd.grad(loss, fake, retain_graph=name in shared)[0] for name, loss in losses.items()
         }
@@ -122,32 +133,50 @@ class Trainer:
         self._descend(self.optimiser, self.model, self.args.rate, 100)
         self.average.update(self.model)
         if against:
-            losses["caught"] = self._train_opponent(true, fake.detach(), cubic)
+            losses |= self._train_opponents(true, fake.detach(), cubic, features)
         return losses
 
-    def _feature_losses(self, fake: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Of pictures made a little smaller, by another factor each time, so that no one scale is learned for."""
+    def _features(self, fake: Tensor, true: Tensor) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Each judge's, of what is made and of the truth, both made a little smaller, by another factor each time, so
+        that no one scale is learned for."""
         side = int(torch.randint(6, 9, ())) * fake.shape[-1] // 8
-        pair = [
+        made, real = (
             F.interpolate(x * 2 - 1, (side, side), mode="bilinear", antialias=True).contiguous(
                 memory_format=torch.channels_last
             )
             for x in (fake, true)
-        ]
-        with self.half():
-            found = [judge.compared(*pair) for judge in self.judges]
-        return sum((a for a, _ in found), fake.new_zeros(())), sum((b for _, b in found), fake.new_zeros(()))
+        )
+        found = []
+        for judge in self.judges:
+            with self.half():
+                with torch.no_grad():
+                    targets = judge.features(real)
+                found.append((judge.features(made), targets))
+        return found
 
-    def _train_opponent(self, true: Tensor, fake: Tensor, cubic: Tensor) -> Tensor:
-        """Relativistic: every true pixel against the made one in its place (Jolicoeur-Martineau 2018)."""
+    def _scores(self, features: list[list[Tensor]]) -> list[Tensor]:
+        with self.half():
+            return [s.float() for heads, each in zip(self.heads, features, strict=True) for s in heads(each)]
+
+    def _train_opponents(
+        self, true: Tensor, fake: Tensor, cubic: Tensor, features: list[tuple[list[Tensor], list[Tensor]]]
+    ) -> dict[str, Tensor]:
+        """Relativistic: every true pixel against the made one in its place (Jolicoeur-Martineau 2018); a hinge for
+        features."""
         self.opponent.requires_grad_(True)
+        self.heads.requires_grad_(True)
         with self.half():
             theirs, ours = self.opponent(torch.cat([true, fake]), torch.cat([cubic, cubic])).float().chunk(2)
-        loss = F.softplus(ours - theirs).mean() + 1e-3 * (theirs.square() + ours.square()).mean()
+        losses = {"caught": F.softplus(ours - theirs).mean() + 1e-3 * (theirs.square() + ours.square()).mean()}
+        if features:
+            fakes = self._scores([[f.detach() for f in made] for made, _ in features])
+            trues = self._scores([real for _, real in features])
+            hinges = [F.relu(1 + f).mean() + F.relu(1 - t).mean() for f, t in zip(fakes, trues, strict=True)]
+            losses["told"] = torch.stack(hinges).mean()
         self.other.zero_grad(set_to_none=True)
-        loss.backward()
-        self._descend(self.other, self.opponent, self.args.opponent_rate, 1)
-        return loss
+        torch.stack(list(losses.values())).sum().backward()
+        self._descend(self.other, nn.ModuleList([self.opponent, self.heads]), self.args.opponent_rate, 1)
+        return losses
 
     def _descend(self, optimiser: torch.optim.Optimizer, network: nn.Module, rate: float, warmup: int) -> None:
         parameters = [p for p in network.parameters() if p.grad is not None]
@@ -225,6 +254,20 @@ def train(args: argparse.Namespace) -> None:
         say(f"{args.out / 'upscaler.safetensors'}: {loop.step} steps")
 
 
+def shares_of(text: str) -> dict[str, float]:
+    """
+    >>> shares_of("heads=4,opponent=0")
+    {'heads': 4.0, 'opponent': 0.0}
+    """
+    made = dict[str, float]()
+    for part in text.split(","):
+        name, _, share = part.partition("=")
+        if name not in SHARES:
+            raise argparse.ArgumentTypeError(f"Expected shares of {', '.join(SHARES)}, but got {part!r}.")
+        made[name] = float(share)
+    return made
+
+
 def every(seconds: float) -> Callable[[], bool]:
     """Whether it is time again."""
     last = time.monotonic()
@@ -260,6 +303,9 @@ def main() -> None:
     parser.add_argument("--opponent-width", type=int, default=64)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--opponent-rate", type=float, default=2e-4)
+    parser.add_argument(
+        "--shares", type=shares_of, default={}, metavar="NAME=SHARE,…", help=f"of gradients, where not {SHARES}"
+    )
     parser.add_argument("--alone", type=float, default=0.2, help="share of the time before the opponent joins")
     parser.add_argument("--save-minutes", type=float, default=3.0)
     parser.add_argument("--shown", type=int, default=8, help="validation crops on the sheet")
