@@ -237,7 +237,9 @@ def apart(text: str, arguments: argparse.Namespace) -> dict[str, float]:
     if done.returncode:
         print(f"{text}: {(done.stderr.strip().splitlines() or ['?'])[-1][:300]}", file=sys.stderr, flush=True)
         return {}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(f"{text}: {found}", file=sys.stderr, flush=True)  # a run that is cut off has told what it had
+    return found
 
 
 def measure(arguments: argparse.Namespace) -> list[Figure]:
