@@ -1,9 +1,10 @@
 """Train the upscaler: `python -m training.upscaler --packs DIR --lite FILE --out DIR --minutes 11`.
 
 Pixels and features first; after a share of the time opponents join: one that is shown the small picture as well, and
-heads on the features (`training.discriminator`). Without the former the finest grain becomes a lattice. Each loss's gradient on the made pixels is brought to its share of the pixel loss's length (`Balance`), so that no weight has
-to be found by trying. The features are those of an EfficientNet-Lite other than Lite0, which `benchmarks.upscale` and
-the report on generators judge with.
+heads on the features (`training.discriminator`). Without the former the finest grain becomes a lattice. Each loss's
+gradient on the made pixels is brought to its share of the pixel loss's length (`Balance`), so that no weight has to be
+found by trying. The features are those of an EfficientNet-Lite other than Lite0, which `benchmarks.upscale` and the
+report on generators judge with.
 """
 
 from __future__ import annotations
