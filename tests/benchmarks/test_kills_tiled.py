@@ -18,7 +18,7 @@ def test_an_enlargement_that_is_killed_once(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_says_why_and_pixels_tell_pictures_apart(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="ended|end well"):
+    with pytest.raises(RuntimeError, match="end well"):
         run(["python3", "-c", "raise SystemExit('no')"])
     for name, side in (("a", (8, 8)), ("b", (8, 8)), ("c", (9, 8))):
         (tmp_path / name).mkdir()
