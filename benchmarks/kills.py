@@ -97,17 +97,19 @@ def write_manifest(path: Path, rows: list[Row]) -> Path:
     return path
 
 
-def decoded(folder: Path) -> dict[str, str]:
-    """SHA-256 of the decoded pixels of each map."""
+def pixels(file: Path) -> str:
+    """SHA-256 of a picture's decoded pixels."""
     import numpy as np
     from PIL import Image
 
-    found = {}
-    for name in MAPS:
-        with Image.open(folder / f"{name}.png") as image:
-            pixels = np.asarray(image)
-            found[name] = hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
-    return found
+    with Image.open(file) as image:
+        found = np.asarray(image)
+    return hashlib.sha256(f"{found.shape}{found.dtype}".encode() + found.tobytes()).hexdigest()
+
+
+def decoded(folder: Path) -> dict[str, str]:
+    """`pixels` of each map."""
+    return {name: pixels(folder / f"{name}.png") for name in MAPS}
 
 
 def load_once() -> None:

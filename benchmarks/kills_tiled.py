@@ -11,7 +11,6 @@ after a kill is a whole result or nothing. POSIX.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.kills import pixels
 from benchmarks.table import Figure, add_json, finish, size
 
 RESULT = {"image.png", "image.json"}
@@ -32,15 +32,6 @@ def write_picture(path: Path, side: tuple[int, int]) -> Path:
     spots = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(spots).resize(side, Image.Resampling.BICUBIC).save(path)
     return path
-
-
-def pixels(folder: Path) -> str:
-    """SHA-256 of the picture's decoded pixels."""
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(folder / "image.png") as image:
-        return hashlib.sha256(f"{image.size}{image.mode}".encode() + np.asarray(image).tobytes()).hexdigest()
 
 
 def run(command: list[str], limit: float | None = None) -> bool:
@@ -67,7 +58,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     ]  # fmt: skip
     began = time.monotonic()
     run([*command, "--out", str(folder / "whole")])
-    whole, takes = pixels(folder / "whole"), time.monotonic() - began
+    whole, takes = pixels(folder / "whole" / "image.png"), time.monotonic() - began
     print(f"undisturbed: {takes:.1f} s", file=sys.stderr, flush=True)
     moments = random.Random(arguments.seed)
     kills = results = differ = partial = 0
@@ -82,7 +73,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
             ended = True
         if ended:
             results += 1
-            differ += pixels(out) != whole
+            differ += pixels(out / "image.png") != whole
             out = folder / f"out{results}"
         print(f"{kills} kills, {results} results, {differ} differ", file=sys.stderr, flush=True)
     return [

@@ -29,7 +29,7 @@ from materials.pipeline import GUIDED
 from materials.variation import begin
 from training.bank import Bank, Encoder, batched
 from training.diffusion import SQUARE, Text, load_networks, velocity
-from training.discriminator import Heads
+from training.discriminator import Heads, hinges
 from training.distill import LEVELS
 from training.loop import Average, Loop, say
 from training.models import new_unet, placed
@@ -261,7 +261,7 @@ def train(args: argparse.Namespace) -> None:
             true_features = judge.features(true)
         theirs.zero_grad(set_to_none=True)
         fakes, trues = scores(fake, fake_features), scores(true, true_features)
-        against = torch.stack([F.relu(1 + f).mean() + F.relu(1 - t).mean() for f, t in zip(fakes, trues, strict=True)])
+        against = hinges(fakes, trues)
         against.mean().backward()
         for group in theirs.param_groups:
             group["lr"] = loop.rate(args.critic_rate, args.warmup, 0.6)
@@ -302,7 +302,7 @@ def keep(
             found = {k: 1000 * float(distance(check.statistics(v)[0], wanted)) for k, v in made.items()}
             found["samples as decoded"] = 1000 * float(distance(check.statistics(unseen.samples)[0], wanted))
             found["real"] = 1000 * float(distance(wanted, real))
-            say(f"step {step}: distance of the check network {({k: round(v, 1) for k, v in found.items()})}")
+            say(f"step {step}: distance of the check network { ({k: round(v, 1) for k, v in found.items()}) }")
         state = {k: v.detach().half().contiguous().cpu() for k, v in model.state_dict().items()}
         temporary = args.out / "detail.safetensors.tmp"
         save_file(state, temporary)

@@ -66,3 +66,8 @@ class Heads(nn.Module):
         # features differ in size by orders: each stage at unit mean square
         scaled = [f * f.detach().square().mean((1, 2, 3), keepdim=True).add(1e-6).rsqrt() for f in features]
         return [head(f).flatten(1) for head, f in zip(self.heads, scaled, strict=True)]
+
+
+def hinges(fakes: list[Tensor], trues: list[Tensor]) -> Tensor:
+    """(n,): what each of n opponents has to lower, given its scores of made and of real pictures (Lim and Ye 2017)."""
+    return torch.stack([F.relu(1 + f).mean() + F.relu(1 - t).mean() for f, t in zip(fakes, trues, strict=True)])

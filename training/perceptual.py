@@ -35,17 +35,13 @@ class Perceptual(nn.Module):
 
     def forward(self, fake: Tensor, real: Tensor) -> Tensor:
         """Mean distance of (N, 3, H, W) images in [-1, 1]; gradient to `fake`."""
-        return self.compared(fake, real)[0]
-
-    def compared(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """That distance, and the mean Euclidean distance of `described` images."""
         with torch.no_grad():
             targets = self.features(real)
-        return apart(self.features(fake), targets)
+        return apart(self.features(fake), targets)[0]
 
 
 def apart(made: list[Tensor], targets: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """What `Perceptual.compared` tells of two pictures' features; gradient to `made`."""
+    """`Perceptual` of two pictures' features, and the mean distance of the `described`; gradient to `made`."""
     total = made[0].new_zeros((), dtype=torch.float32)
     for a, b in zip(made, targets, strict=True):
         a, b = a.float(), b.float()

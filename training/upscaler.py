@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from asd.pictures import from_tensor
 from asd.texture_upscaler import NOISE, SCALE, TextureUpscaler, enlarged, extended, inside, load_file
 from training.crops import Crops, Shrink, Source, Textures
-from training.discriminator import Discriminator, Heads
+from training.discriminator import Discriminator, Heads, hinges
 from training.loop import Average, Loop, say
 from training.models import placed
 from training.perceptual import Perceptual, apart, network_of
@@ -69,7 +69,8 @@ class Trainer:
         with torch.no_grad():
             told = [judge.features(torch.zeros(1, 3, 64, 64, device=self.device)) for judge in self.judges]
         self.heads = placed(nn.ModuleList(Heads([f.shape[1] for f in each]) for each in told), self.device)
-        for network in (self.model, self.opponent, self.heads):
+        self.opponents = nn.ModuleList([self.opponent, self.heads])
+        for network in (self.model, self.opponents):
             loop.synchronise(network)
         self.shares = {**SHARES, **args.shares}
         self.shrink = Shrink(args.size, self.device)
@@ -77,8 +78,7 @@ class Trainer:
         fused = self.device.type == "cuda"
         options = {"weight_decay": 0.0, "fused": fused}
         self.optimiser = torch.optim.AdamW(self.model.parameters(), args.rate, betas=(0.9, 0.99), **options)
-        theirs = [*self.opponent.parameters(), *self.heads.parameters()]
-        self.other = torch.optim.AdamW(theirs, args.opponent_rate, betas=(0.5, 0.99), **options)
+        self.other = torch.optim.AdamW(self.opponents.parameters(), args.opponent_rate, betas=(0.5, 0.99), **options)
         self.args = args
         if args.compile:
             torch._dynamo.config.cache_size_limit = 256
@@ -116,8 +116,7 @@ class Trainer:
         if against:
             grown = min(1.0, (self.loop.fraction - self.args.alone) / 0.05 + 0.1)
             shares |= {name: shares[name] * grown for name in ("opponent", "heads")}
-            self.opponent.requires_grad_(False)
-            self.heads.requires_grad_(False)
+            self.opponents.requires_grad_(False)
             with self.half():
                 with torch.no_grad():
                     theirs = self.opponent(true, cubic)
@@ -164,19 +163,17 @@ class Trainer:
     ) -> dict[str, Tensor]:
         """Relativistic: every true pixel against the made one in its place (Jolicoeur-Martineau 2018); a hinge for
         features."""
-        self.opponent.requires_grad_(True)
-        self.heads.requires_grad_(True)
+        self.opponents.requires_grad_(True)
         with self.half():
             theirs, ours = self.opponent(torch.cat([true, fake]), torch.cat([cubic, cubic])).float().chunk(2)
         losses = {"caught": F.softplus(ours - theirs).mean() + 1e-3 * (theirs.square() + ours.square()).mean()}
         if features:
             fakes = self._scores([[f.detach() for f in made] for made, _ in features])
             trues = self._scores([real for _, real in features])
-            hinges = [F.relu(1 + f).mean() + F.relu(1 - t).mean() for f, t in zip(fakes, trues, strict=True)]
-            losses["told"] = torch.stack(hinges).mean()
+            losses["told"] = hinges(fakes, trues).mean()
         self.other.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
-        self._descend(self.other, nn.ModuleList([self.opponent, self.heads]), self.args.opponent_rate, 1)
+        self._descend(self.other, self.opponents, self.args.opponent_rate, 1)
         return losses
 
     def _descend(self, optimiser: torch.optim.Optimizer, network: nn.Module, rate: float, warmup: int) -> None:

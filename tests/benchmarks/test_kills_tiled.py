@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kills_tiled import main, pixels, run, write_picture
+from benchmarks.kills import pixels
+from benchmarks.kills_tiled import main, run, write_picture
 
 
 @pytest.mark.skipif("ZELLIGE_KILLS" not in os.environ, reason="takes a minute: ZELLIGE_KILLS=1 asks for it")
@@ -23,5 +24,5 @@ def test_a_run_that_fails_says_why_and_pixels_tell_pictures_apart(tmp_path: Path
     for name, side in (("a", (8, 8)), ("b", (8, 8)), ("c", (9, 8))):
         (tmp_path / name).mkdir()
         write_picture(tmp_path / name / "image.png", side)
-    a, b, c = (pixels(tmp_path / name) for name in "abc")
+    a, b, c = (pixels(tmp_path / name / "image.png") for name in "abc")
     assert a == b != c
