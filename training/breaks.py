@@ -41,13 +41,14 @@ class Views:
     seams: Tensor
 
 
-def draw(sources: Tensor, size: tuple[int, int], generator: torch.Generator) -> Views:
+def draw(sources: Tensor, size: tuple[int, int], generator: torch.Generator, plain: float = 0.0) -> Views:
     """One view of (height, width) = `size` of each source.
 
     Args:
         sources: (N, 3, S, S) in [0, 1], each a tile on both axes.
         size: of the views.
         generator: of the sources' device.
+        plain: share of the views whose light, colours and noise are left as they are.
     """
     n, device = len(sources), sources.device
     kinds = torch.multinomial(torch.tensor(_WEIGHTS, device=device), n, replacement=True, generator=generator)
@@ -126,7 +127,8 @@ def draw(sources: Tensor, size: tuple[int, int], generator: torch.Generator) -> 
         half = torch.cat([half, half.flip(3)], 3)
         images[mirrored] = torch.cat([half, half.flip(2)], 2)
         tiles[mirrored] = 1.0
-    images = _photometric(images, generator)
+    altered = _photometric(images, generator)
+    images = torch.where(chance(plain)[:, None, None, None], images, altered) if plain else altered
     # light and colour, which break without moving anything
     x = (torch.arange(width, device=device) + 0.5) / width
     y = (torch.arange(height, device=device) + 0.5) / height

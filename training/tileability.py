@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import math
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -78,11 +79,21 @@ def procedural_sources(side: int, each: int, device: torch.device, seed: int) ->
 class Sources:
     """Periodic sources by side, split into those to train on and those held out."""
 
-    def __init__(self, packs: Path, device: torch.device, *, each: int, seed: int, limit: int | None) -> None:
+    def __init__(
+        self, packs: Path, device: torch.device, *, each: int, seed: int, limit: int | None, plain: float = 0.0,
+        judge: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """`judge` says which real ones to keep: (N, 3, S, S) uint8 to (N,) bool; their labels are 90 % right."""
+        self.plain = plain
         self.train: dict[int, list[Tensor]] = {}
         self.held: dict[int, list[Tensor]] = {}
         for side in SIDES:
-            banks = [real_sources(packs, side, limit).to(device), procedural_sources(side, each, device, seed)]
+            real = real_sources(packs, side, limit).to(device)
+            if judge is not None and len(real):
+                kept = judge(real)
+                say(f"{int(kept.sum())} of {len(real)} real sources of {side} px are believed to tile")
+                real = real[kept]
+            banks = [real, procedural_sources(side, each, device, seed)]
             cuts = [len(bank) - round(len(bank) * HELD_OUT + 0.5) for bank in banks]
             self.train[side] = [bank[:cut] for bank, cut in zip(banks, cuts, strict=True)]
             self.held[side] = [bank[cut:] for bank, cut in zip(banks, cuts, strict=True)]
@@ -97,7 +108,7 @@ class Sources:
         for bank, n in zip(banks, counts, strict=True):
             chosen = torch.randint(len(bank), (n,), generator=generator, device=bank.device)
             parts.append(bank[chosen].float() / 255)
-        return draw(torch.cat(parts), size, generator)
+        return draw(torch.cat(parts), size, generator, self.plain)
 
 
 def attacked(net: TileNet, views: Views, steps: int, generator: torch.Generator) -> Tensor:
@@ -161,6 +172,16 @@ def resume(net: TileNet, state: dict[str, Tensor]) -> None:
     say(f"resumed; {len(missing.missing_keys)} new parts, {len(missing.unexpected_keys)} dropped")
 
 
+@torch.no_grad()
+def believed(net: TileNet, images: Tensor, least: float) -> Tensor:
+    """(N,) whether the network gives both axes of (N, 3, S, S) uint8 images a probability of at least `least`."""
+    found = []
+    for part in images.split(16):
+        logits = net(part.float() / 255)
+        found.append(torch.minimum(logits.x, logits.y).sigmoid() >= least)
+    return torch.cat(found)
+
+
 def drawn_size(rng: random.Random, largest: int) -> tuple[int, int]:
     """A view's (height, width), each as likely in one octave as in the next; mostly square."""
     least, most = math.log(SIZES[0]), math.log(min(SIZES[1], largest))
@@ -184,7 +205,10 @@ def train(args: argparse.Namespace) -> None:
     net.to(device)
     loop.synchronise(net)
     average = Average(net, 0.999)
-    sources = Sources(args.packs, device, each=args.each, seed=args.seed, limit=args.limit)
+    judge = (lambda images: believed(net, images, args.trust)) if args.resume and args.trust else None
+    sources = Sources(
+        args.packs, device, each=args.each, seed=args.seed, limit=args.limit, plain=args.plain, judge=judge
+    )
     say(f"sources ready in {loop.elapsed:.0f} s")
     for name, p in net.named_parameters():
         p.requires_grad_(("judge" if name.startswith("judge.") else "profiles") in args.parts)
@@ -292,6 +316,10 @@ def main() -> None:
         "--parts", choices=("profiles", "judge", "profiles+judge"), default="profiles+judge", help="what learns"
     )
     parser.add_argument("--each", type=int, default=24, help="procedural sources of each family and side")
+    parser.add_argument("--plain", type=float, default=0.0, help="share of views whose colours and noise stay")
+    parser.add_argument(
+        "--trust", type=float, default=0.0, help="with --resume: leave out real sources it gives less than that"
+    )
     parser.add_argument("--attack", type=int, default=5, help="steps of ascent on some non-tiles; 0: none")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--held-batches", type=int, default=110)
