@@ -38,8 +38,9 @@ class ExactTiledVAE:
     The device holds one tile at a time, and at attention the latent grid. Host memory holds at most three canvases of
     activations, or files in `spill` do. For images whose canvases are too large for either, or for the bus, there is
     `hold`: canvases up to that many bytes are kept, on the device, two at most at a time, and what lies beyond is
-    computed again from the last of them for each norm that needs statistics. That takes no memory elsewhere, but the
-    more norms lie beyond, the more work.
+    computed again from the last of them for each norm that needs statistics. The more norms lie beyond, the more work:
+    so on CUDA larger canvases, two at most at a time, wait in pinned host memory where there is room for them, and
+    come and go while tiles are computed. PyTorch keeps pinned memory for the next call.
 
     The images of a batch are run one by one. Results carry no gradient and lie on the device that the input is on;
     compute happens on the model's.
@@ -135,13 +136,10 @@ class ExactTiledVAE:
 
         Raises:
             SizeError: another shape.
-            TilingError: with `hold`, which keeps the last canvas as well.
         """
         self._check(z, "latents", self.vae.config["latent_channels"])
         if len(z) != 1:
             raise SizeError(f"Expected latents of one image, but got {len(z)}.")
-        if self.hold is not None:
-            raise TilingError("Expected no hold for a canvas that isn't kept, but got one.")
         self._run(self._decoder, z, sink)
 
     def _check(self, x: Tensor, what: str, channels: int) -> None:
@@ -162,7 +160,7 @@ class ExactTiledVAE:
         with ExitStack() as stack:
             stack.enter_context(unpadded(vae))
             if self.hold is not None:
-                run = Again(layers, self.tile, self._wrap, device, self.hold).run
+                run = Again(layers, self.tile, self._wrap, device, self.hold, sink).run
             else:
                 folder = None
                 if self.spill is not None:

@@ -70,9 +70,10 @@ class Upsample:
 
 @dataclass(frozen=True)
 class Pointwise:
-    """A function of each cell alone."""
+    """A function of each cell alone; `makes` if its result is never its argument."""
 
     function: Callable[[Tensor], Tensor]
+    makes: bool = False
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _tiny_layers(modules: nn.Sequential) -> Iterator[Layer]:
             yield from _tiny_layers(block.conv)
             yield Join(None if isinstance(block.skip, nn.Identity) else block.skip, 1.0)
             yield _activation(block.fuse)
-        elif _convolution(module) is not None:
+        elif convolution(module) is not None:
             yield _conv(module)
         else:
             yield _activation(module)
@@ -322,13 +323,14 @@ def _activation(module: nn.Module) -> Pointwise:
     return Pointwise(module)
 
 
-def _convolution(module: nn.Module) -> nn.Conv2d | None:
+def convolution(module: nn.Module | None) -> nn.Conv2d | None:
+    """The convolution that a module is or adapts, if it is one."""
     base = getattr(module, "base_layer", module)  # peft's adapters wrap the convolution
     return base if isinstance(base, nn.Conv2d) else None
 
 
 def _conv(module: nn.Module, *, extra: int = 0) -> Conv:
-    conv = _convolution(module)
+    conv = convolution(module)
     if conv is None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         what = type(module).__name__ if conv is None else f"padding {conv.padding!r} ({conv.padding_mode})"
         raise TilingError(f"Expected Conv2d with a number of zeros around, but got {what}.")

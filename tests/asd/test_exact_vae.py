@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from asd.errors import OutputError, SizeError
 from asd.exact_vae import ExactTiledVAE
 from asd.seamless import Seamless, SeamlessAxes, SeamlessError
-from asd.vae_canvas import Canvas
+from asd.vae_canvas import Canvas, Moments
+from asd.vae_host import Host
 from asd.vae_layers import Conv, TilingError, decoder_layers, reads, sizes
 from asd.vae_layers import Span as Cells
 from textile_metric.torchvision_guard import guard_torchvision
@@ -183,6 +184,103 @@ def test_computing_again_equals_waiting(name: str, hold: str, seamless: Seamless
         decoded, encoded = vae.decode(z).sample, code(vae.encode(x))
     close(tiled.decode(z).sample, decoded)
     close(code(tiled.encode(x)), encoded)
+
+
+@pytest.fixture
+def hosted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """The way of CUDA on the CPU: channels last, moments by channel, canvases in small chunks; returns their shapes."""
+    monkeypatch.setattr("asd.vae_run.accelerated", lambda device: True)
+    monkeypatch.setattr("asd.vae_run.LEAST_ROWS", 1)
+    monkeypatch.setattr("asd.vae_host.CHUNK", 2**14)
+    made: list[tuple[int, int, int]] = []
+    canvas = Host.canvas
+
+    def seen(self: Host, shape: tuple[int, int, int], dtype: torch.dtype) -> Any:
+        found = canvas(self, shape, dtype)
+        if found is not None:
+            made.append(shape)
+        return found
+
+    monkeypatch.setattr(Host, "canvas", seen)
+    return made
+
+
+@pytest.mark.parametrize("seamless", ["none", "x", "xy"])
+@pytest.mark.parametrize("hold", [None, *HOLDS])
+@pytest.mark.parametrize("name", ["kl f2", "kl of two layers", "kl with attention in its blocks", "tiny"])
+@torch.no_grad()
+def test_the_way_of_an_accelerator_equals_waiting(
+    name: str, hold: str | None, seamless: SeamlessAxes, hosted: list[tuple[int, int, int]]
+) -> None:
+    vae = MODELS[name]()
+    factor = FACTORS.get(name, 2)
+    z, x = latents(vae, 35, 24, batch=2), images(35 * factor, 24 * factor)
+    tiled = ExactTiledVAE(vae, tile=8, seamless=seamless, hold=None if hold is None else HOLDS[hold])
+    with Seamless(vae, seamless):
+        decoded, encoded = vae.decode(z).sample, code(vae.encode(x))
+    made = tiled.decode(z).sample
+    close(made, decoded)
+    assert made.is_contiguous()
+    close(code(tiled.encode(x)), encoded)
+    assert bool(hosted) == (hold == "nothing" and name != "tiny")
+
+
+@pytest.mark.parametrize("free", [0, 2**20])
+@torch.no_grad()
+def test_without_room_on_the_host_it_computes_again(
+    free: int, hosted: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asd.vae_host.available_memory", lambda: free)
+    monkeypatch.setattr("asd.vae_host._most_pinned", 0)
+    vae = MODELS["kl of two layers"]()
+    z = latents(vae, 64, 64)
+    close(ExactTiledVAE(vae, tile=16, hold=0).decode(z).sample, vae.decode(z).sample)
+    size = 4 * max((c * h * w for c, h, w in hosted), default=0)
+    assert size == 0 if free == 0 else 0 < 2 * size <= free
+
+
+@torch.no_grad()
+def test_memory_that_cannot_be_pinned_is_done_without(
+    hosted: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = torch.empty
+
+    def refused(*shape: Any, **options: Any) -> Tensor:
+        if options.get("dtype") == torch.uint8:
+            raise RuntimeError("CUDA error: out of memory")
+        return empty(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", refused)
+    vae = MODELS["kl of two layers"]()
+    z = latents(vae, 24, 24)
+    close(ExactTiledVAE(vae, tile=8, hold=0).decode(z).sample, vae.decode(z).sample)
+    assert not hosted
+
+
+@pytest.mark.parametrize("way", ["plain", "hosted"])
+@torch.no_grad()
+def test_a_sink_gets_every_tile_with_hold(way: str, request: pytest.FixtureRequest) -> None:
+    if way == "hosted":
+        request.getfixturevalue("hosted")
+    vae = small_kl()
+    z = latents(vae, 32, 24)
+    sink = Canvas(torch.full((3, 64, 48), torch.nan))
+    ExactTiledVAE(vae, tile=8, hold=0).decode_canvas(z, sink)
+    close(sink.data[None], vae.decode(z).sample)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_moments_by_channel_are_those_of_groups(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(4)
+    spread = torch.linspace(0.1, 4, 12, dtype=torch.float64).view(1, -1, 1, 1)
+    x = (torch.randn(1, 12, 37, 29, generator=generator, dtype=torch.float64) * spread + 30 * spread).to(dtype)
+    moments = Moments(3, by_channel=True)
+    for rows in x.to(memory_format=torch.channels_last).split([16, 16, 5], 2):
+        for part in rows.split([20, 9], 3):
+            moments.add(part)
+    variance, mean = torch.var_mean(x.double().reshape(3, -1), 1, correction=0)
+    for made, wanted in zip(moments.result(), (mean, variance), strict=True):
+        torch.testing.assert_close(made, wanted, rtol=1e-12 if dtype == torch.float64 else 1e-5, atol=0)
 
 
 @torch.no_grad()
