@@ -18,6 +18,8 @@ NETWORK_COPIES = 24
 """Activations of the U-Net, in canvases of a tile's cells by its first width: skips, and what a block holds at once."""
 DECODER_COPIES = 4
 """Activations of a decoder's widest full-size layer that are alive at once: input, padded, output, and the shortcut."""
+ATTENTION_COPIES = 6
+"""Canvases of the latent grid that attention over it has alive at once."""
 HALO = 16
 """Latent cells around a tile that the autoencoder's layers read, at most."""
 
@@ -36,6 +38,7 @@ class MemoryPlan:
         offload: diffusers' own: whole models or single layers wait on the host.
         tile_batch: tiles that go through the network at once.
         vae_tile: latent cells along the autoencoder's tiles.
+        hold: bytes of its largest canvas kept on the device, two at most; None where canvases wait on the host alone.
         peak: bytes.
     """
 
@@ -46,12 +49,15 @@ class MemoryPlan:
     tile_batch: int
     vae_tile: int
     peak: int
+    hold: int | None = None
 
     def __str__(self) -> str:
+        held = "" if self.hold is None else f", canvases up to {self.hold / GIB:.2f} GiB held"
         offload = {"none": "all models stay", "model": "models take turns", "sequential": "layers take turns"}
         return (
             f"{self.peak / GIB:.2f} of {self.budget / GIB:.2f} GiB on {self.device}: {self.dtype}, "
-            f"{offload[self.offload]}, {self.tile_batch} tiles at once, autoencoder in tiles of {self.vae_tile} cells"
+            f"{offload[self.offload]}, {self.tile_batch} tiles at once, "
+            f"autoencoder in tiles of {self.vae_tile} cells{held}"
         )
 
 
@@ -111,29 +117,53 @@ def _plans(base: Any, budget: int, device: str, canvas: tuple[int, int], guided:
     reserve = CPU_RESERVE if cpu else RESERVE
     # offload frees a device; a CPU has nowhere to offload to
     offloads: tuple[Offload, ...] = ("none",) if cpu else ("none", "model", "sequential")
+    activation = 4 if base.vae.config.get("force_upcast") else size
     for offload in offloads:
         for batch, vae_tile in ((4, 64), (1, 64), (1, 32), (1, 16), (1, 8)):
             at_once = batch * (2 if guided else 1)
             network = NETWORK_COPIES * size * at_once * cells * int(base.unet.config.block_out_channels[0])
-            decoder = _decoder_bytes(base.vae, vae_tile, canvas, 4 if base.vae.config.get("force_upcast") else size)
-            if offload == "none":
-                peak = sum(weights.values()) + max(network, decoder)
-            elif offload == "model":
-                peak = max(*weights.values(), weights["unet"] + network, weights["vae"] + decoder)
-            else:
-                peak = layers + max(network, decoder)
-            yield MemoryPlan(
-                budget=budget, device=device, dtype=dtype, offload=offload, tile_batch=batch, vae_tile=vae_tile,
-                peak=int(peak + latents + reserve),
-            )  # fmt: skip
+            for hold in _holds(base.vae, device, canvas, activation):
+                decoder = _decoder_bytes(base.vae, vae_tile, canvas, activation, hold)
+                if offload == "none":
+                    peak = sum(weights.values()) + max(network, decoder)
+                elif offload == "model":
+                    peak = max(*weights.values(), weights["unet"] + network, weights["vae"] + decoder)
+                else:
+                    peak = layers + max(network, decoder)
+                yield MemoryPlan(
+                    budget=budget, device=device, dtype=dtype, offload=offload, tile_batch=batch, vae_tile=vae_tile,
+                    peak=int(peak + latents + reserve), hold=hold,
+                )  # fmt: skip
 
 
-def _decoder_bytes(vae: Any, tile: int, canvas: tuple[int, int], size: int) -> int:
-    """Of one tile at the decoder's end, where its cells are pixels, and of attention over the latent grid."""
+def _holds(vae: Any, device: str, canvas: tuple[int, int], size: int) -> tuple[int | None, ...]:
+    """What the autoencoder may keep on the device, from the fastest: canvases of the latent grid, and twice as fine.
+
+    Finer ones wait in pinned memory, which CUDA alone has here; elsewhere nothing would spare computing again.
+    """
+    if not device.startswith("cuda"):
+        return (None,)
+    grid = _grid_bytes(vae, canvas, size)
+    return 4 * grid, grid, 0
+
+
+def _grid_bytes(vae: Any, canvas: tuple[int, int], size: int) -> int:
+    """Of one canvas of the latent grid, where channels are the most."""
+    return canvas[0] * canvas[1] * int(vae.config.block_out_channels[-1]) * size
+
+
+def _decoder_bytes(vae: Any, tile: int, canvas: tuple[int, int], size: int, hold: int | None) -> int:
+    """Of one tile at the decoder's end, where its cells are pixels, or of attention over the latent grid.
+
+    With `hold` two canvases and the picture are kept beside a tile, and beside attention one of the latent grid.
+    """
     widths = list(vae.config.block_out_channels)
     factor = 2 ** (len(widths) - 1)
     sides = [min(tile, side) + (HALO if side > tile else 0) for side in canvas]
     # the last block starts with the channels of the one before
     pixels = sides[0] * sides[1] * factor**2 * widths[min(1, len(widths) - 1)]
-    grid = canvas[0] * canvas[1] * widths[-1] * 6
-    return size * max(DECODER_COPIES * pixels, grid)
+    grid = _grid_bytes(vae, canvas, size)
+    if hold is None:
+        return max(DECODER_COPIES * pixels * size, ATTENTION_COPIES * grid)
+    picture = 3 * canvas[0] * canvas[1] * factor**2 * size
+    return max(DECODER_COPIES * pixels * size + 2 * hold + picture, ATTENTION_COPIES * grid + min(hold, grid))

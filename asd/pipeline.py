@@ -231,6 +231,7 @@ class AnySizePipeline:
             guidance_rescale=guidance_rescale,
             vae_tile=self._vae_tile(vae_tile),
             spill=spill,
+            hold=self._hold(spill),
             tile_prompt=None if tile_prompt is None else self._tile_prompts(tile_prompt, text),
             cross_attention_kwargs=cross_attention_kwargs,
         )
@@ -302,7 +303,14 @@ class AnySizePipeline:
         guided = guidance > 1 and self.base.unet.config.time_cond_proj_dim is None
         self._set_base(guidance, 0.0, None, None)
         text = self._encoded(prompt, guided=guided, negative_prompt=negative_prompt, num_images_per_prompt=1)
-        return StableDiffusion(self.base, text, guidance=guidance, vae_tile=self._vae_tile(vae_tile), spill=spill)
+        return StableDiffusion(
+            self.base,
+            text,
+            guidance=guidance,
+            vae_tile=self._vae_tile(vae_tile),
+            spill=spill,
+            hold=self._hold(spill),
+        )
 
     def steps(
         self, size: tuple[int, int], steps: int, strength: float | None = None, upscale: float = STAGE_TWO_STRENGTH
@@ -342,6 +350,10 @@ class AnySizePipeline:
 
     def _vae_tile(self, given: int | None) -> int:
         return given or (64 if self.plan is None else self.plan.vae_tile)
+
+    def _hold(self, spill: str | None) -> int | None:
+        """The plan's, unless the canvases are to be in files."""
+        return None if self.plan is None or spill is not None else self.plan.hold
 
     @property
     def interrupt(self) -> bool:

@@ -39,7 +39,7 @@ class StableDiffusion:
         base: StableDiffusionPipeline or StableDiffusionXLPipeline.
         prompt: embeddings; None where nothing is to be denoised.
         guidance: classifier-free guidance; it acts where there are negative embeddings.
-        vae_tile: latent cells, of `ExactTiledVAE`; `spill` is its too.
+        vae_tile: latent cells, of `ExactTiledVAE`; `spill` and `hold` are its too.
         size_ids: XL's micro-conditioning (original height and width, crop top and left, target height and width) for a
             tile of so many (height, width) pixels.
         tile_prompt: called with a tile's place and the canvas' (height, width) in cells: the prompt of that tile in

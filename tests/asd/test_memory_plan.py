@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from asd import AnySizePipeline
 from asd.errors import SizeError, ZelligeError
+from asd.exact_vae import ExactTiledVAE
 from asd.memory_plan import CPU_RESERVE, GIB, _plans, parse_bytes, plan_memory
 from tests import tiny_sd
 
@@ -32,6 +34,35 @@ def test_less_memory_takes_slower_plans(pipe: AnySizePipeline) -> None:
         assert place <= i and all(each.peak > wanted.peak for each in every[:place])
     assert {plan.offload for plan in every} == {"none", "model", "sequential"}
     assert min(plan.peak for plan in every) < every[0].peak
+
+
+def test_canvases_are_held_on_cuda_alone_and_counted(pipe: AnySizePipeline) -> None:
+    every = list(_plans(pipe.base, GIB, "cuda", (512, 512), True))
+    grid = 512 * 512 * pipe.base.vae.config.block_out_channels[-1] * 4  # XL's autoencoder runs in float32
+    assert [plan.hold for plan in every[:3]] == [4 * grid, grid, 0]
+    assert every[0].peak >= every[2].peak and every[0].peak > 2 * 4 * grid
+    assert f"canvases up to {4 * grid / GIB:.2f} GiB held" in str(every[0])
+    for device in ("cpu", "mps"):
+        others = list(_plans(pipe.base, GIB, device, (512, 512), True))
+        assert all(plan.hold is None and "held" not in str(plan) for plan in others)
+
+
+def test_what_the_plan_holds_reaches_the_autoencoder(pipe: AnySizePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    made = ExactTiledVAE.__init__
+
+    def watched(self: ExactTiledVAE, *args: Any, **options: Any) -> None:
+        seen.append((options["hold"], options["spill"]))
+        made(self, *args, **options)
+
+    monkeypatch.setattr(ExactTiledVAE, "__init__", watched)
+    plan = plan_memory(pipe.base, 4 * GIB, device="cuda", canvas=(8, 8))
+    assert plan.hold is not None
+    monkeypatch.setattr(pipe, "plan", plan)
+    options: dict[str, Any] = {"width": 64, "height": 64, "num_inference_steps": 1, "output_type": "pt"}
+    pipe("a", **options)
+    pipe("a", spill=tempfile.gettempdir(), **options)
+    assert seen == [(plan.hold, None), (None, tempfile.gettempdir())]
 
 
 def test_a_plan_that_cannot_be_says_what_would(pipe: AnySizePipeline) -> None:
