@@ -253,6 +253,7 @@ class Again(_Tiler):
         base: Canvas | HostCanvas = self.begin(image)
         try:
             chain: list[Local] = []
+            kept: Canvas | HostCanvas | None = None
             known: Moments | None = None
             for i, layer in enumerate(self.layers):
                 if isinstance(layer, Norm):
@@ -262,7 +263,8 @@ class Again(_Tiler):
                 elif isinstance(layer, Attend):
                     whole = self._filled(chain, base, self._place(self.device))
                     self._closed(base)
-                    base, chain = Canvas(layer.module(whole.data[None])[0]), []
+                    base, kept, chain = Canvas(layer.module(whole.data[None])[0]), None, []
+                    del whole
                 else:
                     if chain and self._parts(i):
                         following = self.layers[i + 1]
@@ -273,7 +275,7 @@ class Again(_Tiler):
                             known = None
                         else:
                             self._closed(base)
-                            base, chain = kept, []
+                            base, kept, chain = kept, None, []
                     chain.append(layer)
             if self.sink is None:
                 device = image.device if isinstance(image, Tensor) else self.device
@@ -297,6 +299,7 @@ class Again(_Tiler):
         moments = self.moments(groups)
         for _, cells in self.tiles(chain, base):
             moments.add(cells)
+            del cells  # or it would be there beside the next
         return moments
 
     def _kept(
@@ -346,6 +349,7 @@ class Again(_Tiler):
             canvas.write(*window, cells)
             if gathered is not None:
                 gathered.add(cells)
+            del cells
         if canvas is None:
             raise TilingError("Expected a canvas of at least one cell, but got none.")
         if isinstance(canvas, HostCanvas):
