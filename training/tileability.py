@@ -282,15 +282,18 @@ def calibrate(net: TileNet, sources: Sources, generator: torch.Generator, batche
             say(f"  {name}: AUC {auc(bad, good):.4f} of {len(bad)}")
 
 
-def fit(features: Tensor, truth: Tensor) -> tuple[list[float], float]:
-    """Weights of (N, K) features and offset of the logistic that is likeliest to have given `truth` (Platt, 1999)."""
+def fit(features: Tensor, truth: Tensor, share: Tensor | None = None) -> tuple[list[float], float]:
+    """Weights of (N, K) features and offset of the logistic that is likeliest to have given `truth` (Platt, 1999).
+
+    `share` (N,) is how much each one counts; None is alike.
+    """
     count = features.shape[1]
     parameters = torch.cat([torch.ones(count), torch.zeros(1)]).requires_grad_(True)
     optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(features @ parameters[:count] + parameters[count], truth)
+        loss = F.binary_cross_entropy_with_logits(features @ parameters[:count] + parameters[count], truth, share)
         loss.backward()
         return loss
 
