@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from textile_metric.network import TileNet
 
 FILE = Path(__file__).with_name("weights") / "tileability.safetensors"
-VERSION = "0.3"
+VERSION = "0.4"
 """Named in every result: scores of different versions don't compare."""
-SHA256 = "f51a26e3d8743075f6c74b98e17fa32b4098de0badb701f568466bf173b2cc68"
+SHA256 = "c4dedc2cf3ddcacdfc428cc0869537597cb11de3cbff2617cfa18a21bad2a007"
 
 
 @functools.lru_cache(maxsize=4)
