@@ -1,4 +1,4 @@
-"""Are textures at 1:4 to 4:1 as good as square ones, and do wide ones repeat at the trained size?
+"""Are textures at 1:4 to 4:1, or at any odd size, as good as square ones, and do wide ones repeat at the trained size?
 
     python -m benchmarks.ratios --prompts PROMPTS.csv --out DIR [--lora OUT --side N --count N --scale S --device NAME]
     python -m benchmarks.ratios --prompts PROMPTS.csv --out DIR --packs DIR --report generator_report.py [--json FILE]
@@ -8,15 +8,21 @@ Paints `count` prompts, evenly spread, at each ratio and one area, seed = row; w
 shortest side of all, four of each picture: kid to crops of the validation textures at the same texel scale, and its
 ratio to that of 1:1; bar: 1.25. Then the repeat: on pictures at least two trained sides long, the autocorrelation of
 the luminance along that axis at the trained side, less the median at the lags around it; bar: 0.05 in the mean.
+
+`--odd N` adds N pictures of sizes with odd sides, at ratios from 1:8 to 8:1 and 128 to 1,600 pixels a side, each of
+another prompt: whether the pixels are exact, and their kid, of all crops together, over that at 1:1.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import random
 import runpy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +42,21 @@ REPEAT = 0.05
 AROUND = 64
 """Lags either side of the trained side that it is compared with, but for those nearer than `NEAR`."""
 NEAR = 8
+ODD = "odd"
+"""What --odd's pictures are called among the ratios."""
+ODD_SIDES = (128, 1600)
+WIDEST = 8
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A picture: where it goes, among which it counts, (width, height), seed and prompt."""
+
+    path: Path
+    ratio: str
+    size: tuple[int, int]
+    seed: int
+    prompt: str
 
 
 def size_of(ratio: str, side: int) -> tuple[int, int]:
@@ -49,14 +70,38 @@ def size_of(ratio: str, side: int) -> tuple[int, int]:
     return max(MULTIPLE, MULTIPLE * round(wide / MULTIPLE)), max(MULTIPLE, MULTIPLE * round(side**2 / wide / MULTIPLE))
 
 
-def generate(args: argparse.Namespace, rows: Sequence[Mapping[str, str]]) -> int:
-    """Write the pictures that are not there yet; how many were made."""
-    wanted = [
-        (args.out / ratio.replace(":", "x") / f"{i:04d}.png", ratio, i, row)
+def odd_sizes(count: int, side: int, seed: int = 0) -> list[tuple[int, int]]:
+    """`count` sizes (width, height) with odd sides, of the area of a square of `side` within a factor of two.
+
+    >>> odd_sizes(2, 256)
+    [(555, 191), (147, 399)]
+    """
+    rng, made = random.Random(seed), []
+    while len(made) < count:
+        area, ratio = side**2 * 2 ** rng.uniform(-1, 1), WIDEST ** rng.uniform(-1, 1)
+        width, height = (2 * int(math.sqrt(area * r) / 2) + 1 for r in (ratio, 1 / ratio))
+        if ODD_SIDES[0] <= min(width, height) and max(width, height) <= ODD_SIDES[1]:
+            made.append((width, height))
+    return made
+
+
+def wanted_of(args: argparse.Namespace, rows: Sequence[Mapping[str, str]]) -> list[Wanted]:
+    """Every picture: of each ratio for each row, and the odd ones."""
+    made = [
+        Wanted(args.out / ratio.replace(":", "x") / f"{i:04d}.png", ratio, size_of(ratio, args.side), i, row["prompt"])
         for ratio in args.ratios
         for i, row in enumerate(rows)
     ]
-    wanted = [each for each in wanted if not each[0].is_file()]
+    prompts = read_rows(args.prompts) if args.odd else []
+    for i, size in enumerate(odd_sizes(args.odd, args.side)):
+        prompt = prompts[i * len(prompts) // args.odd]["prompt"]
+        made.append(Wanted(args.out / ODD / f"{i:04d}.png", ODD, size, i, prompt))
+    return made
+
+
+def generate(args: argparse.Namespace, rows: Sequence[Mapping[str, str]]) -> int:
+    """Write the pictures that are not there yet; how many were made."""
+    wanted = [each for each in wanted_of(args, rows) if not each.path.is_file()]
     if not wanted:
         return 0
     from tqdm import tqdm
@@ -69,11 +114,12 @@ def generate(args: argparse.Namespace, rows: Sequence[Mapping[str, str]]) -> int
 
     pipeline = MaterialPipeline.from_pretrained(args.model, device=args.device)
     with nullcontext() if args.lora is None else lora_loaded(pipeline, args.lora, args.lora_scale):
-        for path, ratio, i, row in tqdm(wanted, unit="image", mininterval=10):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            size = size_of(ratio, args.side)
-            made = paint_texture(pipeline, row["prompt"], size=size, seed=i, steps=args.steps, scale=args.scale)
-            write_png(path, quantise(made, 8), colour="srgb")
+        for each in tqdm(wanted, unit="image", mininterval=10):
+            each.path.parent.mkdir(parents=True, exist_ok=True)
+            made = paint_texture(
+                pipeline, each.prompt, size=each.size, seed=each.seed, steps=args.steps, scale=args.scale
+            )
+            write_png(each.path, quantise(made, 8), colour="srgb")
     return len(wanted)
 
 
@@ -139,23 +185,37 @@ def measure(args: argparse.Namespace, rows: Sequence[Mapping[str, str]]) -> tupl
     guard_torchvision()
     tools = runpy.run_path(str(args.report), run_name="report")
     describe, kid, net = tools["describe"], tools["kid"], tools["load_lite0"]()
-    sizes = {ratio: size_of(ratio, args.side) for ratio in args.ratios}
-    side = min(min(size) for size in sizes.values())
-    scales = {texel_scale(size, args.scale) for size in sizes.values()}
-    real = {scale: describe(net, real_crops(args.packs, scale, side)) for scale in sorted(scales)}
+    groups: dict[str, list[Wanted]] = {}
+    for each in wanted_of(args, rows):
+        groups.setdefault(each.ratio, []).append(each)
+    side = min(min(each.size) for group in groups.values() for each in group)
+    scales = {
+        ratio: Counter(round(texel_scale(each.size, args.scale), 1) for each in group)
+        for ratio, group in groups.items()
+    }
+    every = sorted(set().union(*scales.values()))
+    real = {scale: describe(net, real_crops(args.packs, scale, side)) for scale in every}
     kids: dict[str, float] = {}
     repeats: list[float] = []
-    for ratio, size in sizes.items():
-        folder, made = args.out / ratio.replace(":", "x"), []
-        for i in range(len(rows)):
-            with Image.open(folder / f"{i:04d}.png") as image:
+    for ratio, group in groups.items():
+        made = []
+        for each in group:
+            with Image.open(each.path) as image:
                 pixels = np.asarray(image.convert("RGB"))
-            if (pixels.shape[1], pixels.shape[0]) != size:
-                raise ValueError(f"Expected {size[0]}x{size[1]} in {folder}, but got {pixels.shape[1::-1]}")
-            made += crops(pixels, side, i)
+            if (pixels.shape[1], pixels.shape[0]) != each.size:
+                found = pixels.shape[1::-1]
+                raise ValueError(f"Expected {each.size[0]}x{each.size[1]} in {each.path}, but got {found}")
+            made += crops(pixels, side, each.seed)
             found = repeat(pixels)
             repeats += [] if found is None else [found]
-        kids[ratio] = kid(describe(net, made), real[texel_scale(size, args.scale)])
+        # real ones at the scales of the group, each as often as there
+        total, order = max(scales[ratio].values()), np.random.default_rng(0)
+        like = [
+            features[order.permutation(len(features))[: len(features) * scales[ratio][scale] // total]]
+            for scale, features in real.items()
+            if scale in scales[ratio]
+        ]
+        kids[ratio] = kid(describe(net, made), np.concatenate(like))
     figures = [Figure(name="pictures a ratio", value=len(rows)), Figure(name="crop, px", value=side)]
     figures += [Figure(name=f"kid at {ratio}", value=value) for ratio, value in kids.items()]
     if "1:1" in kids:
@@ -180,6 +240,7 @@ def main() -> int:
     parser.add_argument("--lora-scale", type=float, default=1.0)
     parser.add_argument("--ratios", nargs="+", default=list(RATIOS), metavar="W:H")
     parser.add_argument("--side", type=int, default=TRAINED, help="side of the square that all have the area of")
+    parser.add_argument("--odd", type=int, default=0, metavar="N", help="so many pictures of odd sizes beside them")
     parser.add_argument("--count", type=int, default=24, help="pictures a ratio")
     parser.add_argument("--scale", type=float, help="texel scale; by default what fits each canvas")
     parser.add_argument("--steps", type=int)
@@ -191,7 +252,7 @@ def main() -> int:
     rows = read_rows(args.prompts)
     rows = rows[:: max(1, len(rows) // args.count)][: args.count]
     made = generate(args, rows)
-    print(f"{made} made, {len(rows)} at each of {', '.join(args.ratios)}", flush=True)
+    print(f"{made} made, {len(rows)} at each of {', '.join(args.ratios)}, {args.odd} of odd sizes", flush=True)
     if args.report is None or args.packs is None:
         return 0
     figures, details = measure(args, rows)

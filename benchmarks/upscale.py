@@ -2,7 +2,7 @@
 
     python -m benchmarks.upscale --data ROOT --report PATH/generator_report.py [--esrgan PACKAGE/models/x4]
         [--second-stage S,S --count N --model FILE_OR_FOLDER --pictures DIR --json FILE]
-    python -m benchmarks.upscale --cost 2048 8192 [--threads 2 --model FILE_OR_FOLDER --json FILE]
+    python -m benchmarks.upscale --cost 2048 8192 [--threads 2 --device cpu --model FILE_OR_FOLDER --json FILE]
 
 ROOT holds the unpacked packages. N validation images, evenly spread, each cut to its middle 256x256 pixels as it is in
 its file, are shrunk by 4 (antialiased cubic, to bytes) and enlarged again by every way. The feature distance is that of
@@ -11,7 +11,8 @@ closer. PSNR is of the sRGB values. `--second-stage` adds the material model's a
 
 With `--cost` pictures of noise are enlarged to squares of those sides in files, each in a fresh process: peak RSS
 (`ru_maxrss`, loading included), and a pixel's processor time beside that of the first side, which other programs on the
-machine change less than the wall clock.
+machine change less than the wall clock. On a GPU (`--device cuda`) that is the wall clock, the disk included, since the
+processor waits there; bars: 2 GB on a processor, 8 GB of host memory on a GPU, and 1.1 of a pixel of the first.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ SIDE = 256
 FACTOR = 4
 BAR = 0.65
 """Largest feature distance, in that of a bicubic."""
-PEAK_GB = 2.0
+PEAK_GB = {"cpu": 2.0, "cuda": 8.0}
 MORE_PER_PIXEL = 1.1
 
 
@@ -63,12 +64,17 @@ def crops(data: Path, manifest: Path, count: int) -> list[Tensor]:
     return made
 
 
-def load_model(path: Path | None) -> TextureUpscaler:
+def load_model(path: Path | None, device: str = "cpu") -> TextureUpscaler:
     """The upscaler that ships, that of a diffusers folder, or that of a trainer's file."""
     from asd.texture_enlarge import load_upscaler
     from asd.texture_upscaler import load_file
+    from training.models import placed
 
-    return load_file(path) if path is not None and path.is_file() else load_upscaler("cpu", path)
+    if path is not None and path.is_file():
+        import torch
+
+        return placed(load_file(path), torch.device(device))
+    return load_upscaler(device, path)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -134,26 +140,35 @@ def compare(args: argparse.Namespace) -> int:
     return finish("upscale", figures, args.json, {"rows": found})
 
 
-def work(side: int, threads: int, model: Path | None) -> dict[str, float]:
-    """Enlarge noise to `side` x `side` in this process: seconds, busy (the processor's) and peak_gb (10^9 bytes)."""
+def work(side: int, threads: int, model: Path | None, device: str = "cpu") -> dict[str, float]:
+    """Enlarge noise to `side` x `side` in this process: seconds, busy (the processor's) and peak_gb (10^9 bytes).
+
+    With a GPU, device_gb is the most that lay there.
+    """
     import resource
 
     import numpy as np
     import torch
 
     from asd.texture_enlarge import TextureEnlargement, enlarge_texture
+    from asd.texture_tiles import TILE
 
     torch.set_num_threads(threads)
-    network = load_model(model)
+    network = load_model(model, device)
     small = np.random.default_rng(0).integers(0, 256, (3, side // FACTOR, side // FACTOR), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
-        enlarge_texture(small[:, :64, :64], network, Path(folder, "warm"), TextureEnlargement(size=(256, 256)))
+        # a GPU chooses its kernels by the shape: a whole tile
+        warm = 64 if device == "cpu" else TILE
+        first = small[:, :warm, :warm]
+        target = (first.shape[2] * FACTOR, first.shape[1] * FACTOR)
+        enlarge_texture(first, network, Path(folder, "warm"), TextureEnlargement(size=target))
         began, busy = time.perf_counter(), time.process_time()
         enlarge_texture(small, network, Path(folder, "job"), TextureEnlargement(size=(side, side)))
         seconds, busy = time.perf_counter() - began, time.process_time() - busy
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    return {"seconds": seconds, "busy": busy, "peak_gb": peak}
+    there = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else 0.0
+    return {"seconds": seconds, "busy": busy, "peak_gb": peak, "device_gb": there}
 
 
 def cost(args: argparse.Namespace) -> int:
@@ -161,20 +176,23 @@ def cost(args: argparse.Namespace) -> int:
     figures, first = [], None
     for side in args.cost:
         command = [sys.executable, "-m", "benchmarks.upscale", "--worker", "--cost", str(side)]
-        command += ["--threads", str(args.threads), *(["--model", str(args.model)] if args.model else [])]
+        command += ["--threads", str(args.threads), "--device", args.device]
+        command += ["--model", str(args.model)] if args.model else []
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise RuntimeError(f"side {side}: {done.stderr[-2000:]}")
         told = json.loads(done.stdout.splitlines()[-1])
-        each = told["busy"] / side**2
+        each = told["busy" if args.device == "cpu" else "seconds"] / side**2
         first = first or each
         figures.append(Figure(name=f"{side}x{side}: seconds", value=told["seconds"]))
         figures.append(Figure(name=f"{side}x{side}: processor seconds", value=told["busy"]))
-        figures.append(Figure(name=f"{side}x{side}: peak RSS in GB", value=told["peak_gb"], bar=PEAK_GB))
+        figures.append(Figure(name=f"{side}x{side}: peak RSS in GB", value=told["peak_gb"], bar=PEAK_GB[args.device]))
+        if told["device_gb"]:
+            figures.append(Figure(name=f"{side}x{side}: peak on the GPU in GB", value=told["device_gb"]))
         bar = None if side == args.cost[0] else MORE_PER_PIXEL
         figures.append(Figure(name=f"{side}x{side}: cost of a pixel in the first's", value=each / first, bar=bar))
-    return finish("upscale cost", figures, args.json, {"threads": args.threads})
+    return finish("upscale cost", figures, args.json, {"threads": args.threads, "device": args.device})
 
 
 def main() -> int:
@@ -189,11 +207,12 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, help="a folder for the results side by side, the truth last")
     parser.add_argument("--cost", type=int, nargs="+", metavar="SIDE", help="measure these sizes instead")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=sorted(PEAK_GB), default="cpu", help="of --cost")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     add_json(parser)
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(work(args.cost[0], args.threads, args.model)))
+        print(json.dumps(work(args.cost[0], args.threads, args.model, args.device)))
         return 0
     if args.cost:
         return cost(args)

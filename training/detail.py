@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from materials.defaults import GUIDANCE, STEPS
+from materials.defaults import STEPS
 from materials.detail import Detailer
 from materials.grain import add_detail as add_statistical
-from materials.pipeline import GUIDED
-from materials.variation import begin
 from training.bank import Bank, Encoder, batched
-from training.diffusion import SQUARE, Text, load_networks, velocity
+from training.diffusion import SQUARE, Text, load_networks
 from training.discriminator import Heads, hinges
-from training.distill import LEVELS
+from training.distill import load_unet
 from training.loop import Average, Loop, say
-from training.models import new_unet, placed
+from training.models import placed
+from training.paths import few_steps, path
 from training.perceptual import Perceptual, described
 from training.publish import new_scheduler
 from training.views import RealTextures
@@ -74,32 +72,10 @@ def distance(made: Tensor, real: Tensor, recent: Tensor | None = None) -> Tensor
 
 
 @torch.no_grad()
-def sampled(
-    unet: nn.Module, batch: Bank, empty: Text, scheduler: Any, levels: tuple[float, ...] | None = None
-) -> Tensor:
-    """Latents of the batch's captions as the pipeline makes them: its scheduler and guidance, or a student's levels."""
-    device, n = batch.z.device, len(batch)
-    x = torch.randn(batch.z.shape, device=device)
-    if levels is not None:
-        for now, then in pairwise(levels):
-            x = x + (then - now) * velocity(unet, x, x.new_full((n,), now), batch, empty)
-        return x
-    with warnings.catch_warnings():
-        # diffusers' DPMSolverMultistepScheduler hands numpy 2 a tensor.
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        begin(scheduler, STEPS, 1.0, device)
-    everything = torch.zeros(2 * n, dtype=torch.bool, device=device)
-    everything[n:] = True
-    twice = Bank(**{name: torch.cat([value, value]) for name, value in vars(batch).items()})
-    for t in scheduler.timesteps:
-        level = float(t) / 1000
-        if GUIDED[0] <= level <= GUIDED[1]:
-            both = velocity(unet, torch.cat([x, x]), x.new_full((2 * n,), level), twice, empty, everything)
-            v = both[n:] + GUIDANCE * (both[:n] - both[n:])
-        else:
-            v = velocity(unet, x, x.new_full((n,), level), batch, empty)
-        x = scheduler.step(v, t, x, return_dict=False)[0]
-    return x
+def sampled(unet: nn.Module, batch: Bank, empty: Text, scheduler: Any, *, few: bool) -> Tensor:
+    """Latents of the batch's captions as the pipeline makes them, or as a four-step student does."""
+    x = torch.randn(batch.z.shape, device=batch.z.device)
+    return few_steps(unet, x, batch, empty) if few else path(unet, x, batch, empty, scheduler, STEPS)[-1]
 
 
 class Pictures:
@@ -120,7 +96,7 @@ def pictures(
     count: int,
     empty: Text,
     scheduler: Any,
-    networks: list[tuple[nn.Module, tuple[float, ...] | None]],
+    networks: list[tuple[nn.Module, bool]],
     chunk: int = 64,
 ) -> Pictures:
     """`count` views; each batch's samples are by the next of `networks`."""
@@ -134,8 +110,8 @@ def pictures(
 
     for i, views in enumerate(batched(lambda: [textures.draw(rng, *SQUARE, whole=0.8)], count, chunk)):
         bank = encoder(views, 1.0)
-        unet, levels = networks[i % len(networks)]
-        z = sampled(unet, bank, empty, scheduler, levels)
+        unet, few = networks[i % len(networks)]
+        z = sampled(unet, bank, empty, scheduler, few=few)
         set_wrap(bank.wrap_x, bank.wrap_y)
         real = torch.stack([v.maps[:3] for v in views]).to(half)
         parts.append((real, decoded(bank.z), decoded(z), bank.wrap_x, bank.wrap_y))
@@ -176,12 +152,10 @@ def train(args: argparse.Namespace) -> None:
     rng = random.Random(args.seed)
     encoder, empty = load_networks(args.vae, args.text, device)
     scheduler = new_scheduler()
-    networks: list[tuple[nn.Module, tuple[float, ...] | None]] = []
-    for path, levels in ((args.unet, None), (args.student, LEVELS)):
-        if path is not None:
-            unet = new_unet(tuple(args.channels))
-            unet.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-            networks.append((placed(wrap_convolutions(unet), device).eval().requires_grad_(False), levels))
+    networks: list[tuple[nn.Module, bool]] = []
+    for file, few in ((args.unet, False), (args.student, True)):
+        if file is not None:
+            networks.append((load_unet(file, args.channels, device).eval().requires_grad_(False), few))
     textures = RealTextures(args.packs, "train", device, limit=args.limit)
     seen = pictures(encoder, textures, rng, args.views, empty, scheduler, networks, args.chunk)
     say(f"{len(seen)} views made after {loop.elapsed:.0f} s")
@@ -322,7 +296,7 @@ def main() -> None:
     parser.add_argument("--packs", type=Path, required=True)
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True, help="folder with MiniLM-L6 and its tokenizer")
-    parser.add_argument("--unet", type=Path, required=True, help="weights whose samples are to look real")
+    parser.add_argument("--unet", type=Path, help="weights whose samples are to look real")
     parser.add_argument("--student", type=Path, help="the same of a four-step U-Net by training.distill")
     parser.add_argument("--lite", type=Path, nargs="+", required=True, help="networks by training.perceptual.convert")
     parser.add_argument("--check", type=Path, help="another, to measure by alone")
@@ -346,7 +320,10 @@ def main() -> None:
     parser.add_argument("--look-every", type=float, default=2.0, help="minutes")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--seed", type=int, default=1)
-    train(parser.parse_args())
+    args = parser.parse_args()
+    if args.unet is None and args.student is None:
+        parser.error("expected --unet or --student, but got neither")
+    train(args)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.ratios import CROPS, TRAINED, crops, generate, real_crops, repeat, size_of, texel_scale
+from benchmarks.ratios import CROPS, TRAINED, crops, generate, odd_sizes, real_crops, repeat, size_of, texel_scale
 from tests import tiny
 
 
@@ -17,6 +17,13 @@ def test_sizes_keep_area_and_ratio() -> None:
     assert size_of("1:1", 256) == (256, 256) and size_of("4:1", 256) == (512, 128) == size_of("1:4", 256)[::-1]
     assert texel_scale((512, 512), None) == 1.0 and texel_scale((512, 128), None) == 0.0
     assert texel_scale((512, 128), 0.5) == 0.5
+
+
+def test_odd_sizes_have_odd_sides_at_all_ratios() -> None:
+    sizes = odd_sizes(60, 512)
+    assert all(width % 2 and height % 2 and min(width, height) >= 128 for width, height in sizes)
+    ratios = [width / height for width, height in sizes]
+    assert min(ratios) < 0.2 and max(ratios) > 5 and len(set(sizes)) == 60
 
 
 def test_only_what_repeats_at_the_trained_side_is_a_repeat() -> None:
@@ -44,8 +51,11 @@ def test_crops_are_native(tmp_path: Path) -> None:
 def test_pictures_are_made_once(tmp_path: Path) -> None:
     args = argparse.Namespace(
         out=tmp_path / "out", ratios=["1:1", "2:1"], model=str(tiny.checkpoint(tmp_path / "model")), device="cpu",
-        lora=None, side=128, steps=1, scale=None,
+        lora=None, side=128, steps=1, scale=None, odd=1, prompts=tmp_path / "prompts.csv",
     )  # fmt: skip
-    assert generate(args, [{"prompt": "red brick"}]) == 2 and generate(args, [{"prompt": "red brick"}]) == 0
+    args.prompts.write_text("id,prompt,class\na,moss,plants\n")
+    assert generate(args, [{"prompt": "red brick"}]) == 3 and generate(args, [{"prompt": "red brick"}]) == 0
+    with Image.open(tmp_path / "out" / "odd" / "0000.png") as image:
+        assert image.size == odd_sizes(1, 128)[0]
     with Image.open(tmp_path / "out" / "2x1" / "0000.png") as image:
         assert image.size == size_of("2:1", 128) == (192, 96)

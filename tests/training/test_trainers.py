@@ -29,6 +29,7 @@ from training import (
     diffusion,
     distill,
     figures,
+    paths,
     publish,
     tileability,
     tune,
@@ -145,9 +146,9 @@ def test_diffusion(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         distill.main,
         monkeypatch,
         *("--no-compile", "--channels", "32", "32", "32"),
-        **{"packs": packs, "vae": tmp_path / "vae", "text": tmp_path / "text", "out": tmp_path, "resume": teacher},
-        **{"max_steps": 3, "bank": 34, "real_share": 0.9, "chunk": 2, "batch": 2},
-        **{"adversary": 0.02, "other_shapes": 0.0, "renew": 2},
+        **{"packs": packs, "vae": tmp_path / "vae", "text": tmp_path / "text", "out": tmp_path, "teacher": teacher},
+        **{"student": teacher, "max_steps": 4, "batch": 2, "paths": 2, "keep": 4, "begin": 1, "uses": 1, "held": 2},
+        **{"teacher_steps": 4, "other_shapes": 0.3, "seed": 3},
     )
     few = load_file(tmp_path / "unet.safetensors")
     assert all(torch.isfinite(v).all() for v in few.values())
@@ -189,24 +190,32 @@ def test_the_distance_of_statistics_is_kids() -> None:
     assert float(detail.distance(a, b)) == pytest.approx(float(among + k(b, b).mean() - 2 * k(a, b).mean()), abs=1e-5)
 
 
-def test_four_steps_follow_a_teacher_whose_paths_are_straight() -> None:
-    """Where the teacher's velocity is constant along each path, its own step is the best there is: no loss."""
-    z = torch.randn(3, 4, 8, 8)
+def test_four_steps_follow_paths() -> None:
+    """A student that knows a path's points has no loss, and its four steps end where the path does."""
+    points = torch.randn(3, 5, 4, 8, 8)
     one = torch.ones(3)
-    batch = Bank(z, torch.zeros(3, 2, 384), torch.ones(3, 2), torch.zeros(3, 384), one * 0, one, one, one)
+    told = Bank(points[:, 0], torch.zeros(3, 2, 384), torch.ones(3, 2), torch.zeros(3, 384), one * 0, one, one, one)
     empty = (torch.zeros(1, 2, 384), torch.ones(1, 2), torch.zeros(1, 384))
-    noise = torch.randn_like(z)
+    store = distill.Paths(2)
+    store.add(told, [p for k in range(5) for p in (points[:, k], points[:, k] + 1)][:-1])
+    assert store.kept is not None and torch.equal(store.kept.z, points)
+    levels = torch.tensor(paths.LEVELS)
 
-    class Straight(torch.nn.Module):
-        def forward(self, x: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor]:
-            return ((noise - z).repeat(len(x) // 3, 1, 1, 1),)
+    class Known(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor]:
+            window = (levels[1:, None] * 1000 >= t - 1e-3).sum(0).clamp_max(3)
+            rows = torch.arange(len(x))
+            away = (levels[window + 1] - levels[window]).view(-1, 1, 1, 1)
+            return ((points[rows, window + 1] - points[rows, window]) / away,)
 
-    for window in range(len(distill.SUBSTEPS)):
+    for window in range(distill.WINDOWS):
         place = torch.tensor([0.0, 0.3, 0.9])
-        loss, arrived = distill.flow_loss(Straight(), Straight(), batch, window, empty, 4.0, noise, place)
-        end = distill.LEVELS[window + 1]
-        assert float(loss) < 1e-5
-        torch.testing.assert_close(arrived, (1 - end) * z + end * noise, atol=1e-4, rtol=0)
+        assert float(distill.flow_loss(Known(), store.kept, torch.full((3,), window), place, empty).max()) < 1e-5
+    made = paths.few_steps(Known(), points[:, 0], told, empty)
+    torch.testing.assert_close(made, points[:, -1], atol=1e-4, rtol=0)
+    fresh = points[:2].roll(1, 0)
+    store.add(told.pick(torch.arange(2)), list(fresh.unbind(1)))
+    assert torch.equal(store.kept.z, torch.cat([fresh, points[2:]]))
 
 
 def test_tileability(packs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
