@@ -61,15 +61,19 @@ class TileRun:
         self.seed, self.stage = seed, stage
         self.rows, self.columns = (spans(side, tile) for side in pixels.shape[1:])
         self.device = next(model.parameters()).device
+        self._kept: tuple[bytes, NDArray[np.float32]] | None = None
 
-    def _noise(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float32]:
-        width = self.pixels.shape[2]
-        made = np.empty((len(rows), len(columns)), np.float32)
-        for k, row in enumerate(rows.tolist()):
-            # a generator that is a function of key and counter (Salmon et al. 2011)
-            bits = np.random.Philox(key=[self.seed % 2**64, self.stage], counter=[0, row, 0, 0])
-            made[k] = np.random.Generator(bits).standard_normal(width, np.float32)[columns]
-        return made
+    def _noise(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(rows, width) of these rows of the picture; kept, because every tile of a row of tiles asks for the same."""
+        key = rows.tobytes()
+        if self._kept is None or self._kept[0] != key:
+            made = np.empty((len(rows), self.pixels.shape[2]), np.float32)
+            for k, row in enumerate(rows.tolist()):
+                # a generator that is a function of key and counter (Salmon et al. 2011)
+                bits = np.random.Philox(key=[self.seed % 2**64, self.stage], counter=[0, row, 0, 0])
+                np.random.Generator(bits).standard_normal(dtype=np.float32, out=made[k])
+            self._kept = (key, made)
+        return self._kept[1]
 
     def cells(self, rows: Span, columns: Span, margin: int) -> Tensor:
         """(1, 4, h + 2 margin, w + 2 margin) pixels and noise of a rectangle and what is around it, on the device."""
@@ -79,7 +83,7 @@ class TileRun:
         part = self.pixels[:, down][:, :, across].astype(np.float32)
         if self.pixels.dtype == np.uint8:
             part /= 255
-        noise = self._noise(down, across)[None].repeat(NOISE, 0)
+        noise = self._noise(down)[:, across][None].repeat(NOISE, 0)
         made = torch.from_numpy(np.concatenate([part, noise]))[None]
         return made.to(self.device).contiguous(memory_format=torch.channels_last)
 
