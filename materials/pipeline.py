@@ -20,9 +20,10 @@ from asd.sizes import torus_size
 from asd.tile_guide import TileGuide
 from materials.conditioning import SCALE_RANGE, condition_vector
 from materials.consistent import checked_locks, consistent
-from materials.defaults import GUIDANCE, STEPS
+from materials.defaults import FEW_STEPS, GUIDANCE, STEPS
 from materials.density import base_size
 from materials.detail import Detailer, add_detail
+from materials.few_steps import load_student, sample_few
 from materials.grain import STRENGTH as GRAIN
 from materials.material import Material
 from materials.prompt import PromptEmbedding, encode_prompts
@@ -101,6 +102,8 @@ class MaterialPipeline(DiffusionPipeline):
     """Pixels along a side: a smaller material is made with as many as a square of it, and resampled."""
     detailer: Detailer | None = None
     """What draws the fine detail that decoding fades; a checkpoint may have none."""
+    student: UNet2DConditionModel | None = None
+    """The U-Net that takes four steps (`materials.few_steps`); a checkpoint may have none."""
     infers_maps = True
     """Whether the autoencoder guesses maps that it is not given."""
 
@@ -164,6 +167,8 @@ class MaterialPipeline(DiffusionPipeline):
                 pipeline = super().from_pretrained(str(source), text_encoder=text_encoder, **options)
                 if (folder / "detail").is_dir():
                     pipeline.detailer = Detailer.from_pretrained(str(source), subfolder="detail", **options)
+                if (folder / "few").is_dir():
+                    pipeline.student = load_student(folder / "few", pipeline.unet)
         except CheckpointError:
             raise
         # diffusers, transformers, safetensors and the hub raise all kinds for a damaged folder.
@@ -175,7 +180,9 @@ class MaterialPipeline(DiffusionPipeline):
         if (fault := _fault(pipeline, report)) is not None:
             raise CheckpointError(f"Expected a material checkpoint in {str(source)!r}, but {fault}.")
         pipeline.set_progress_bar_config(disable=True)
-        for module in (pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.detailer):
+        for module in (
+            pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.detailer, pipeline.student
+        ):  # fmt: skip
             if module is None:
                 continue
             # Not diffusers' own `to`, which warns of every cast.
@@ -215,8 +222,11 @@ class MaterialPipeline(DiffusionPipeline):
             size: (width, height) in pixels, exact in every map.
             seamless: axes along which all maps tile.
             seed: noise of a sample; a sample doesn't depend on its batch (on a GPU up to rounding).
-            steps: denoising steps, 7 by default.
-            guidance: strength of classifier-free guidance (Ho & Salimans 2022); 1 turns it off and halves the time.
+            steps: denoising steps, 4 by default: those of the distilled U-Net (`materials.few_steps`). Another number,
+                a guidance, an image, a guide or a loaded LoRA is the many-step U-Net's, with 7 by default; so is all
+                where a checkpoint has no other.
+            guidance: strength of classifier-free guidance (Ho & Salimans 2022), 4 by default, which the distilled one
+                has inside; 1 turns it off and halves the time of the many-step one.
             scale: size of the pattern: log2(texels along a pattern's short side / 256), from 0 to 1; by default what
                 fits `size`. Canvases larger than that show more of the material, not larger features.
             lock: maps to keep: a number in [0, 1], or a tensor (C, H, W) in the map's range.
@@ -247,7 +257,9 @@ class MaterialPipeline(DiffusionPipeline):
             raise ZelligeError(f"Expected seeds of at most 64 bits, but got {seed}.")
         if not all(p.strip() for p in prompts):
             raise ZelligeError("Expected a prompt, but got an empty one.")
-        steps, guidance, grain = self.settled(steps, guidance, grain)
+        few = self.takes_few_steps(steps, guidance, image, guide)
+        asked: Options = {"steps": steps, "guidance": guidance}
+        steps, guidance, grain = self.settled(FEW_STEPS if few else steps, guidance, grain)
         if steps < 1:
             raise ZelligeError(f"Expected steps of at least 1, but got {steps}.")
         if not math.isfinite(guidance):
@@ -256,11 +268,10 @@ class MaterialPipeline(DiffusionPipeline):
         guided = _guided(guide or "none", seamless, mask)
         if refine not in (None, 1):
             options: Options = {
-                "seamless": seamless, "steps": steps, "guidance": guidance, "scale": scale, "lock": lock,
-                "image": image, "strength": strength, "mask": mask, "neighbour": neighbour, "amount": amount,
-                "guide": guide,
+                "seamless": seamless, "scale": scale, "lock": lock, "image": image, "strength": strength, "mask": mask,
+                "neighbour": neighbour, "amount": amount, "guide": guide, **asked,
             }  # fmt: skip
-            made = self._refined(prompts, seeds, size, refine, grain, callback, options)
+            made = self._refined(prompts, seeds, size, refine, steps, grain, callback, options)
             return made[0] if single else made
         tiled = _union(seamless, guided)
         multiple = FACTOR * self.stride
@@ -269,8 +280,11 @@ class MaterialPipeline(DiffusionPipeline):
         locks = checked_locks(lock or {}, size)
         variation = self.variation(image, strength, mask, neighbour, amount, size, seamless)
         scale = self.pattern_scale(scale, canvas)
-        with Seamless([self.unet, self.vae], seamless):
-            z = self.denoise(prompts, seeds, canvas, seamless, steps, guidance, scale, callback, variation, guided)
+        with Seamless([self.student if few and self.student is not None else self.unet, self.vae], seamless):
+            if few:
+                z = sample_few(self, prompts, seeds, canvas, seamless, scale, callback, variation)
+            else:
+                z = self.denoise(prompts, seeds, canvas, seamless, steps, guidance, scale, callback, variation, guided)
             maps = torch.cat([self.decode(latent[None], seamless) for latent in z])
         wrap_x, wrap_y = parse_axes(tiled)
         for m, s in zip(maps, seeds, strict=True):
@@ -296,6 +310,7 @@ class MaterialPipeline(DiffusionPipeline):
         seeds: Sequence[int],
         size: tuple[int, int],
         factor: int,
+        steps: int,
         grain: float,
         callback: StepTold | None,
         options: Options,
@@ -309,8 +324,7 @@ class MaterialPipeline(DiffusionPipeline):
         locks = checked_locks(options.get("lock") or {}, size)
         small, seamless = base_size(size, factor), options.get("seamless", "xy")
         options |= {"lock": base_locks(locks, small, seamless), "size": small, "grain": 0.0}
-        first = options.get("steps") or STEPS
-        total = first + refine_steps(self.scheduler, factor)
+        total = steps + refine_steps(self.scheduler, factor)
 
         def make(i: int, tell: StepTold | None) -> Material:
             def told(k: int, begun: int = 0) -> None:
@@ -321,10 +335,17 @@ class MaterialPipeline(DiffusionPipeline):
             base = self(prompts[i], seed=seeds[i], **own)
             return refine(
                 self, base, prompts[i], factor=factor, size=size, seed=seeds[i], scale=options.get("scale"),
-                grain=grain, lock=locks, callback=lambda k, _: told(k, first),
+                grain=grain, lock=locks, callback=lambda k, _: told(k, steps),
             )  # fmt: skip
 
         return [make(i, _told(i, len(prompts), callback)) for i in range(len(prompts))]
+
+    def takes_few_steps(
+        self, steps: int | None, guidance: float | None, image: object, guide: SeamlessAxes | None
+    ) -> bool:
+        """Whether the student draws: there is one, and nothing asks for the other, whose LoRA alone there can be."""
+        plain = steps in (None, FEW_STEPS) and guidance is None and image is None and guide in (None, "none")
+        return self.student is not None and plain and not getattr(self.unet, "peft_config", None)
 
     def settled(self, steps: int | None, guidance: float | None, grain: float | None) -> tuple[int, float, float]:
         """The three, each the model's own default where it is None."""

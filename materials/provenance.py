@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 from xml.sax.saxutils import quoteattr
 
-from materials.defaults import GUIDANCE, STEPS
+from materials.defaults import FEW_STEPS, GUIDANCE, STEPS
 from materials.errors import ZelligeError
 from materials.png import XMP
 
@@ -48,8 +48,8 @@ def parameters_line(described: Mapping[str, Any]) -> str:
     prompt = " ".join(str(request.get("prompt") or "").split())
     found: dict[str, Any] = {}
     if prompt:  # else no model was asked
-        steps, guidance = request.get("steps"), request.get("guidance")
-        found = {"Steps": STEPS if steps is None else steps, "CFG scale": GUIDANCE if guidance is None else guidance}
+        guidance = request.get("guidance")
+        found = {"Steps": _steps(request), "CFG scale": GUIDANCE if guidance is None else guidance}
     if request.get("seed") is not None:
         found["Seed"] = request["seed"]
     found["Size"] = f"{size[0]}x{size[1]}"
@@ -61,6 +61,15 @@ def parameters_line(described: Mapping[str, Any]) -> str:
         found["Version"] = f"zellige {version}"
     settings = ", ".join(f"{label}: {_quoted(value)}" for label, value in found.items())
     return f"{prompt}\n{settings}" if prompt else settings
+
+
+def _steps(request: Mapping[str, Any]) -> int:
+    """Those that were asked for, or the default of the U-Net that such a request is drawn by."""
+    if request.get("steps") is not None:
+        return int(request["steps"])
+    many = request.get("kind") not in (None, "material") or request.get("guide") not in (None, "none")
+    asked = any(request.get(name) is not None for name in ("guidance", "image", "lora", "model"))
+    return STEPS if many or asked else FEW_STEPS
 
 
 def _quoted(value: object) -> str:

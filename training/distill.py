@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from materials.defaults import GUIDANCE
+from materials.few_steps import LEVELS
 from materials.prompt import encode_prompts
 from training.bank import TOKENS, Bank, Encoder
 from training.captions import caption_variants
@@ -31,7 +32,7 @@ from training.diffusion import ASPECTS, LARGE, SQUARE, Text, compile_blocks, loa
 from training.loop import Average, Loop, say
 from training.models import LATENT_CHANNELS, new_unet, placed
 from training.pack import INDEX
-from training.paths import LEVELS, few_steps, path
+from training.paths import few_steps, path
 from training.publish import new_scheduler
 from training.wrap import wrap_convolutions
 

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from materials.defaults import GUIDANCE
+from materials.few_steps import LEVELS
 from materials.pipeline import GUIDED
 from materials.variation import begin
 from training.bank import Bank
 from training.diffusion import Text, velocity
-
-LEVELS = (1.0, 0.9, 0.75, 0.5, 0.0)
-"""Noise levels between a student's steps: those of the pipeline's scheduler (flow shift 3) with four steps."""
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
     python -m training.publish --vae DIR --unet FILE --text DIR
     python -m training.publish --upscaler FILE
+    python -m training.publish --few FILE
     python -m training.publish --detail FILE
 """
 
@@ -12,11 +13,12 @@ import json
 import shutil
 from pathlib import Path
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from asd.texture_enlarge import WEIGHTS as UPSCALER_WEIGHTS
 from asd.texture_upscaler import load_file as load_upscaler_file
 from materials.detail import Detailer
+from materials.few_steps import FILE, packed_changes
 from training.models import new_unet
 
 from diffusers import DPMSolverMultistepScheduler  # isort: skip - training.models guards it
@@ -68,6 +70,13 @@ def publish_detail(file: Path, target: Path) -> None:
     network.half().save_pretrained(target)
 
 
+def publish_few(student: Path, unet: Path, target: Path) -> None:
+    """Write `target`: what leads from the weights in the folder `unet` to a file of `training.distill`."""
+    target.mkdir(parents=True, exist_ok=True)
+    before = load_file(unet / "diffusion_pytorch_model.safetensors")
+    save_file(packed_changes(before, load_file(student)), target / FILE, {"format": "pt"})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vae", type=Path)
@@ -75,16 +84,19 @@ def main() -> None:
     parser.add_argument("--text", type=Path)
     parser.add_argument("--upscaler", type=Path)
     parser.add_argument("--detail", type=Path)
+    parser.add_argument("--few", type=Path, help="a student of the U-Net that is published")
     parser.add_argument("--target", type=Path, help="by default where the package looks for it")
     args = parser.parse_args()
     if args.upscaler:
         publish_upscaler(args.upscaler, args.target or UPSCALER_WEIGHTS)
+    elif args.few:
+        publish_few(args.few, WEIGHTS / "unet", args.target or WEIGHTS / "few")
     elif args.detail:
         publish_detail(args.detail, args.target or WEIGHTS / "detail")
     elif args.vae and args.unet and args.text:
         publish(args.vae, args.unet, args.text, args.target or WEIGHTS)
     else:
-        parser.error("expected --vae, --unet and --text, --upscaler, or --detail")
+        parser.error("expected --vae, --unet and --text, --upscaler, --few, or --detail")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def material() -> Material:
 @pytest.mark.parametrize(
     ("request_", "prompt", "settings"),
     [
-        ({"prompt": "oak", "seed": 3}, "oak", {"Steps": "7", "CFG scale": "4", "Seed": "3", "Size": "48x40"}),
+        ({"prompt": "oak", "seed": 3}, "oak", {"Steps": "4", "CFG scale": "4", "Seed": "3", "Size": "48x40"}),
+        ({"prompt": "oak", "seed": 3, "guidance": 2}, "oak", {"Steps": "7", "CFG scale": "2"}),
         ({"prompt": "oak,\nold: wet", "seed": 3, "steps": 2}, "oak, old: wet", {"Steps": "2"}),
         ({"prompt": "Steps: 9, Seed: 9, Size: 9x9", "seed": 3}, "Steps: 9, Seed: 9, Size: 9x9", {"Seed": "3"}),
         ({"prompt": "x\nSteps: 9, Seed: 9, Size: 9x9", "seed": 3}, "x Steps: 9, Seed: 9, Size: 9x9", {"Seed": "3"}),

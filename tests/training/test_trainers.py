@@ -199,7 +199,7 @@ def test_four_steps_follow_paths() -> None:
     store = distill.Paths(2)
     store.add(told, [p for k in range(5) for p in (points[:, k], points[:, k] + 1)][:-1])
     assert store.kept is not None and torch.equal(store.kept.z, points)
-    levels = torch.tensor(paths.LEVELS)
+    levels = torch.tensor(distill.LEVELS)
 
     class Known(torch.nn.Module):
         def forward(self, x: torch.Tensor, t: torch.Tensor, *_: object, **__: object) -> tuple[torch.Tensor]:
