@@ -86,7 +86,8 @@ def save_material(
     height_file = "height.exr" if height_format == "exr" else "height.png"
     _retire(folder, {*(f"{name}.png" for name in _BITS if name != "height"), height_file, *_previews(previews)})
     written: list[Path] = []
-    for name, values in _maps(material).items():
+    maps = _maps(material)
+    for name, values in maps.items():
         more = {"depth_m": repr(material.depth_m)} if name == "height" and metadata else {}
         if name == "height" and height_format == "exr":
             path = write_exr(folder / height_file, values[0].contiguous().numpy(), text=text | more)
@@ -100,7 +101,11 @@ def save_material(
         manifest["seam"][name] = {"x": round(float(seams[0, 0]), 4), "y": round(float(seams[0, 1]), 4)}
         written.append(path)
     if previews:
-        for name, picture in (("preview", render(material)), ("tiled", flat(material, largest=_LARGEST_FLAT))):
+        pictures = {
+            "preview": render(material, occlusion=maps["ao"]),
+            "tiled": flat(material, largest=_LARGEST_FLAT, occlusion=maps["ao"]),
+        }
+        for name, picture in pictures.items():
             path = write_png(folder / f"{name}.png", quantise(picture, 8), colour="srgb", text=text)
             manifest["previews"][name] = path.name
             written.append(path)

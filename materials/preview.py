@@ -34,13 +34,16 @@ _RELIEF_STEPS = 18
 _SHADOW_STEPS = 10
 
 
-def render(material: Material, size: tuple[int, int] = (512, 512), *, repeat: float = 2.0) -> Tensor:
+def render(
+    material: Material, size: tuple[int, int] = (512, 512), *, repeat: float = 2.0, occlusion: Tensor | None = None
+) -> Tensor:
     """A ball of the material on ground of the same material, under three lights and soft boxes.
 
     Args:
         material: what to show.
         size: (width, height) of the picture in pixels, 16 to 4096 each.
         repeat: tiles across the visible half of the ball.
+        occlusion: (1, H, W), where it is known already (`materials.maps.ambient_occlusion`).
 
     Returns:
         (3, height, width) float32 in [0, 1], sRGB-encoded.
@@ -50,7 +53,7 @@ def render(material: Material, size: tuple[int, int] = (512, 512), *, repeat: fl
         raise SizeError(f"Expected a preview of 16 to 4096 pixels a side, but got {width}x{height}.")
     if not (math.isfinite(repeat) and repeat > 0):
         raise ValueError(f"Expected repeat above 0, but got {repeat}.")
-    texture = Texture.of(material, _RADIUS * math.pi / repeat)
+    texture = Texture.of(material, _RADIUS * math.pi / repeat, occlusion)
     eye, rays, pixel = _camera(width, height)
     centre = torch.tensor((0.0, _RADIUS, 0.0))[:, None]
     to_centre = centre - eye
@@ -65,16 +68,19 @@ def render(material: Material, size: tuple[int, int] = (512, 512), *, repeat: fl
     return linear_to_srgb(tone_map(picture)).reshape(3, height, width)
 
 
-def flat(material: Material, repeat: tuple[int, int] = (2, 2), *, largest: int = 1024) -> Tensor:
+def flat(
+    material: Material, repeat: tuple[int, int] = (2, 2), *, largest: int = 1024, occlusion: Tensor | None = None
+) -> Tensor:
     """The tile repeated `repeat` (across, down) times, seen from above under raking light.
 
-    One pixel of the map is one pixel of the picture unless that would exceed `largest` a side.
+    One pixel of the map is one pixel of the picture unless that would exceed `largest` a side; `occlusion` is as in
+    `render`.
     Returns (3, h, w) float32 in [0, 1], sRGB-encoded.
     """
     width, height = material.size
     scale = min(1.0, largest / max(width * repeat[0], height * repeat[1]))
     columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
-    maps = stack(material, (rows, columns))
+    maps = stack(material, (rows, columns), occlusion)
     texels = (material.size_m[0] / columns, material.size_m[1] / rows)
     key = FLAT_STUDIO.lights[0].direction
     ones = torch.ones(rows * columns)

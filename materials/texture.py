@@ -17,12 +17,17 @@ _MAX_RELIEF = 0.09
 """Deepest relief as a share of the ball's radius: parallax mapping cannot show more without stretching."""
 
 
-def stack(material: Material, size: tuple[int, int]) -> Tensor:
-    """(10, h, w): linear base 3, normal 3 (averaged, so not longer than 1), height, roughness, metallic, occlusion."""
+def stack(material: Material, size: tuple[int, int], occlusion: Tensor | None = None) -> Tensor:
+    """(10, h, w): linear base 3, normal 3 (averaged, so not longer than 1), height, roughness, metallic, occlusion.
+
+    `occlusion` (1, H, W) of the material's own size saves what it takes to find it.
+    """
     maps = torch.cat([srgb_to_linear(material.basecolor), material.normal, material.height])
-    maps = torch.cat([maps, material.roughness, material.metallic])[None]
+    maps = torch.cat([maps, material.roughness, material.metallic, *([] if occlusion is None else [occlusion])])[None]
     if maps.shape[-2:] != size:
         maps = F.interpolate(maps, size=size, mode="area")
+    if occlusion is not None:
+        return maps[0]
     relief = {"depth_m": material.depth_m, "size_m": material.size_m, "seamless": material.seamless}
     return torch.cat([maps, ambient_occlusion(maps[:, 6:7], directions=12, **relief)], dim=1)[0]
 
@@ -47,10 +52,10 @@ class Texture:
     relief: float
 
     @staticmethod
-    def of(material: Material, tile: float) -> Texture:
+    def of(material: Material, tile: float, occlusion: Tensor | None = None) -> Texture:
         width, height = material.size
         scale = min(1.0, _LARGEST_TEXTURE / max(width, height))
-        maps = stack(material, (max(1, round(height * scale)), max(1, round(width * scale))))[None]
+        maps = stack(material, (max(1, round(height * scale)), max(1, round(width * scale))), occlusion)[None]
         levels = [maps]
         while max(maps.shape[-2:]) > 4:
             maps = F.interpolate(maps, size=[max(1, (n + 1) // 2) for n in maps.shape[-2:]], mode="area")

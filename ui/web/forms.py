@@ -9,7 +9,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from asd.errors import ZelligeError
-from materials.defaults import GUIDANCE, STEPS
+from materials.defaults import FEW_STEPS, GUIDANCE
 from ui.request import LockedMap, Request
 from ui.web import fields
 from ui.web.uploads import check_image, printable
@@ -35,7 +35,7 @@ class Form:
             self.another = gr.Button("Another seed", size="sm", min_width=40, elem_id="z-another")
         with gr.Accordion("Steps, guidance, pattern", open=False):
             with gr.Row(elem_classes="z-pair"):
-                self.steps = fields.optional("Steps", str(STEPS), "z-steps")
+                self.steps = fields.optional("Steps", str(FEW_STEPS), "z-steps")
                 self.guidance = fields.optional("Guidance", f"{GUIDANCE:g}", "z-guidance")
             self.scale = fields.optional("Pattern size, 0 to 1", "what fits the size", "z-scale",
                                    info="0: 256 texels along a pattern, 1: 512")  # fmt: skip
