@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from asd import Seamless
+from asd.lora import add_lora, lora_loaded, save_lora
 from materials.errors import CheckpointError
 from materials.few_steps import FILE, LEVELS, SCALE, changed, packed_changes, sample_few
 from materials.pipeline import MaterialPipeline
@@ -98,6 +99,21 @@ def test_who_draws(pipe: MaterialPipeline, options: dict[str, object], few: bool
             handle.remove()
     assert not pipe.takes_few_steps(None, None, None, "x")  # a guide takes ten times as long as all of this
     assert set(calls) == {"student" if few else "unet"} and (len(calls) == 4 or not few)
+
+
+def test_a_lora_is_the_many_step_networks(folder: Path, tmp_path: Path) -> None:
+    """The adapter lies in that one alone: the student must not draw as if there were none."""
+    tuned = MaterialPipeline.from_pretrained(folder, device="cpu")
+    for parameter in add_lora(tuned.unet, 2).values():
+        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.5
+    save_lora(tuned.unet, tmp_path, {})
+    pipe = MaterialPipeline.from_pretrained(folder, device="cpu")
+    plain = pipe("sand", size=(32, 32))
+    with lora_loaded(pipe, tmp_path):
+        assert not pipe.takes_few_steps(None, None, None, None)
+        assert not torch.equal(pipe("sand", size=(32, 32)).basecolor, plain.basecolor)
+    assert pipe.takes_few_steps(None, None, None, None)
+    assert torch.equal(pipe("sand", size=(32, 32)).basecolor, plain.basecolor)
 
 
 def test_progress_of_a_refined_one_counts_four_steps(pipe: MaterialPipeline) -> None:
